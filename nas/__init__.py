@@ -1,0 +1,37 @@
+"""Neural architecture search with measured training time, for PyTorch.
+
+`nas` finds a network that is accurate and cheap to train on your images and your device: a space of
+architectures in YAML, an Optuna study over it, short trainings with progressive resizing, and step times
+measured where the network will be trained. The functions below are imported on first use, so `import nas`
+loads neither torch nor optuna.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas.catalog import load_space as load_space
+    from nas.models import build as build
+    from nas.runs import load_run as load_run
+    from nas.search import search as search
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "build", "load_run", "load_space", "search"]
+
+_HOMES = {"build": "nas.models", "load_run": "nas.runs", "load_space": "nas.catalog"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public function on first use."""
+    if name == "search":  # the package itself, which can be called: one name, whichever was imported first
+        return import_module("nas.search")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'nas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

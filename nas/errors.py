@@ -1,0 +1,76 @@
+"""The exception tree. Every error a user can cause or meet has a class here, with its exit code.
+
+```
+NasError                 1   any error that `nas` explains in one line
+├── UsageError           2   a wrong option or argument
+├── UnknownNameError     2   a name that a registry does not hold
+├── SpaceError           1   a space file that cannot be understood, with every problem in it
+├── DataError            1   images that cannot be read or used
+├── DeviceError          1   a device that is absent, or cannot do what was asked
+├── MeasurementError     1   a cost that could not be measured
+├── RunError             1   a run folder that cannot be written, found or continued
+└── SearchError          1   a search that cannot go on
+    └── TrialBug         1   the program failed on one architecture, which was saved for replay
+```
+
+A message reads *where: what was found; what is allowed. What to do.* and fits one line where it can.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from collections.abc import Iterable
+
+
+class NasError(Exception):
+    """An error that the command line prints as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(NasError):
+    """A wrong option or argument."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that is not registered. The message lists the known names and the nearest one."""
+
+
+class SpaceError(NasError):
+    """A space file that cannot be understood. `problems` holds one line for each thing wrong with it."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(NasError):
+    """Images that cannot be read, or cannot be used for a search."""
+
+
+class DeviceError(NasError):
+    """A device that is absent, or cannot do what was asked of it."""
+
+
+class MeasurementError(NasError):
+    """A cost that could not be measured: it came out missing, zero, negative or not finite."""
+
+
+class RunError(NasError):
+    """A run folder that cannot be written, found or continued."""
+
+
+class SearchError(NasError):
+    """A search that cannot go on."""
+
+
+class TrialBug(SearchError):
+    """The program failed on one architecture; the message names the file that replays it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean X?` for the nearest known name, or an empty string where none is near."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {matches[0]}?" if matches else ""

@@ -1,0 +1,352 @@
+"""What one architecture *is*: frozen values, their canonical text and hash, and the rounding rules.
+
+A spec holds the numbers of the paper (base channels and layers) beside its multipliers, so that scaling a
+network again never rounds twice. `ArchSpec.resolved()` applies the multipliers; identity is the hash of the
+canonical JSON of the resolved spec, so two ways to write one network have one hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+Value = bool | int | float | str
+"""What a key of a layer can hold."""
+
+SCHEMA_VERSION = 1
+"""Version of the canonical JSON. It is part of the hash: a change of meaning must change it."""
+
+
+# --- rounding ---------------------------------------------------------------------------------------------
+
+
+def round_channels(channels: float, divisor: int = 8, limit: float = 0.9) -> int:
+    """Round a number of channels to a multiple of `divisor`, never below `limit` of the wish.
+
+    The 10 percent rule (`limit=0.9`) is that of MnasNet, EfficientNet, timm and torchvision; EfficientNetV2
+    has none (`limit=0`), and EfficientNet-B3 and EfficientNetV2-B3 differ by it (19.2 -> 24 or 16).
+    Source: Sandler et al. 2018, arXiv:1801.04381, released code `_make_divisible`.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < limit * channels else rounded
+
+
+def round_depth(num_layers: int, mult: float) -> int:
+    """Round a scaled number of layers up. Guarded against 25 * 2.2 = 55.000000000000007, which is 55.
+
+    Source: Tan & Le 2019, arXiv:1905.11946, released code `round_repeats`.
+    """
+    return math.ceil(round(num_layers * mult, 6))
+
+
+def round_resolution(resolution: float) -> int:
+    """Round a scaled resolution (pixels) to the nearest multiple of 8, at least 8.
+
+    The published sizes follow no single rule (240, 260, 300); multiples of 8 keep the stride-2 maps even, and
+    uneven ones cost up to 15 % more multiply-adds (a map of 257 pixels has the cost of 260).
+    """
+    return max(8, int(resolution / 8 + 0.5) * 8)
+
+
+# --- what a block reads -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key that a block reads from its layer, such as `kernel_size`.
+
+    Args:
+        kind: Type of the value. An `int` is accepted where a `float` is asked for.
+        default: Value where the file gives none.
+        minimum, maximum: Bounds of a number, both allowed values.
+        odd: A number must be odd (a kernel that has a centre).
+        doc: What it means, with its unit.
+    """
+
+    kind: type
+    default: Value
+    minimum: float | None = None
+    maximum: float | None = None
+    odd: bool = False
+    doc: str = ""
+
+    def problem(self, value: object) -> str | None:
+        """Say what is wrong with a value, or return None."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = number if self.kind is float else isinstance(value, self.kind) and number == (self.kind is int)
+        if not fits:
+            return f"found {value!r}; allowed: {self.allowed()}"
+        if number:
+            assert isinstance(value, int | float)
+            low = self.minimum is not None and value < self.minimum
+            high = self.maximum is not None and value > self.maximum
+            if low or high or not math.isfinite(value) or (self.odd and value % 2 == 0):
+                return f"found {value!r}; allowed: {self.allowed()}"
+        return None
+
+    def allowed(self) -> str:
+        """Say which values are allowed."""
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[self.kind]
+        if self.odd:
+            words = words.replace("whole", "odd whole")
+        if self.minimum is not None:
+            words += f" from {self.minimum:g}"
+        if self.maximum is not None:
+            words += f" up to {self.maximum:g}"
+        return words
+
+
+@dataclass(frozen=True)
+class BlockRule:
+    """What the space language must know of a block: the keys it reads, and when it does not read them.
+
+    Args:
+        keys: The keys by name.
+        masked: Maps the options of a layer to those that shape the network: a key that the block does not read
+            *with these other values* is set to the value it has without effect (no squeeze-excitation in a
+            fused block without expansion, say).
+        roles: Where the block may stand: `stem`, `stage`, `head`.
+    """
+
+    keys: Mapping[str, Key]
+    masked: Callable[[Mapping[str, Value]], Mapping[str, Value]] = lambda options: options
+    roles: frozenset[str] = frozenset({"stage"})
+
+
+Rules = Mapping[str, BlockRule]
+"""The known blocks by name."""
+
+
+# --- the spec ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A run of equal blocks.
+
+    Args:
+        block: Name of the block type.
+        out_channels: Channels that each block hands on, before `width_mult`.
+        num_layers: Blocks in the run, before `depth_mult`.
+        stride: Stride of the first block; the others have 1.
+        activation: Name of the activation function.
+        options: The keys that the block reads besides, sorted by name.
+    """
+
+    block: str
+    out_channels: int
+    num_layers: int = 1
+    stride: int = 1
+    activation: str = "silu"
+    options: tuple[tuple[str, Value], ...] = ()
+
+    def __getitem__(self, key: str) -> Any:
+        """Return an option, such as `layer["kernel_size"]`."""
+        return dict(self.options)[key]
+
+    def document(self) -> dict[str, Any]:
+        """Return the layer as the space language writes it."""
+        return {
+            "block": self.block,
+            **{key: _plain(value) for key, value in self.options},
+            "out_channels": self.out_channels,
+            "num_layers": self.num_layers,
+            "stride": self.stride,
+            "activation": self.activation,
+        }
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage: runs of blocks, of which only the first may have a stride."""
+
+    layers: tuple[LayerSpec, ...]
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks in the stage, before `depth_mult`."""
+        return sum(layer.num_layers for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class ArchSpec:
+    """One architecture: stem, stages and head, and the multipliers on them.
+
+    Args:
+        stem, stages, head: The layers; a head of None means pool and classify.
+        resolution: Input height and width in pixels, before `resolution_mult`.
+        num_classes, in_channels: Outputs, and channels of the image.
+        dropout: Rate before the classifier. drop_path: Rate of the last block; block i of N has `rate * i / N`.
+        width_mult, depth_mult, resolution_mult: Multipliers on channels, layers and resolution.
+        channel_divisor, round_limit: How scaled channels are rounded, see `round_channels`.
+        norm_eps, norm_momentum: Batch norm; the momentum is torch's (0.1 is 0.9 in TensorFlow's terms).
+        name, reference: For people; not part of the identity.
+    """
+
+    stem: LayerSpec
+    stages: tuple[StageSpec, ...]
+    head: LayerSpec | None
+    resolution: int
+    num_classes: int = 1000
+    in_channels: int = 3
+    dropout: float = 0.2
+    drop_path: float = 0.2
+    width_mult: float = 1.0
+    depth_mult: float = 1.0
+    resolution_mult: float = 1.0
+    channel_divisor: int = 8
+    round_limit: float = 0.9
+    norm_eps: float = 1e-3
+    norm_momentum: float = 0.1
+    name: str = ""
+    reference: str = ""
+
+    def resolved(self) -> ArchSpec:
+        """Return the same network with its multipliers applied, so that they are all 1."""
+        return replace(
+            self,
+            stem=self._wide(self.stem),
+            stages=tuple(self.resolved_stage(stage) for stage in self.stages),
+            head=None if self.head is None else self._wide(self.head),
+            resolution=(
+                self.resolution
+                if self.resolution_mult == 1
+                else round_resolution(self.resolution * self.resolution_mult)
+            ),
+            width_mult=1.0,
+            depth_mult=1.0,
+            resolution_mult=1.0,
+        )
+
+    def resolved_stage(self, stage: StageSpec) -> StageSpec:
+        """Return a stage with the multipliers of this spec applied."""
+        runs = [self._wide(layer) for layer in stage.layers]
+        left_before, left_after = stage.num_layers, round_depth(stage.num_layers, self.depth_mult)
+        # A stage of several runs is scaled as a whole and the layers are spread from its last run backwards, as
+        # timm does (`_scale_stage_depth`): every run keeps a layer, and the total is that of the whole stage.
+        for index in reversed(range(len(runs))):
+            before = runs[index].num_layers
+            after = max(1, round(before / left_before * left_after))
+            runs[index] = replace(runs[index], num_layers=after)
+            left_before, left_after = left_before - before, left_after - after
+        return StageSpec(merged(tuple(runs)))
+
+    def _wide(self, layer: LayerSpec) -> LayerSpec:
+        if self.width_mult == 1:
+            return layer
+        wide = round_channels(layer.out_channels * self.width_mult, self.channel_divisor, self.round_limit)
+        return replace(layer, out_channels=wide)
+
+    def canonical(self) -> str:
+        """Return the canonical JSON of the resolved network: sorted keys, no names, no neutral numbers."""
+        spec = self.resolved()
+        content = {
+            "schema": SCHEMA_VERSION,
+            "stem": spec.stem.document(),
+            "stages": [[layer.document() for layer in stage.layers] for stage in spec.stages],
+            "head": None if spec.head is None else spec.head.document(),
+            **{key: _plain(getattr(spec, key)) for key in _IDENTITY},
+        }
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def arch_hash(self) -> str:
+        """Identity of the network: 16 hexadecimal digits of the SHA-256 of `canonical()`."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    def document(self) -> dict[str, Any]:
+        """Return the architecture as the space language writes it: a space with no choices left."""
+        head: dict[str, Any] = {"dropout": _plain(self.dropout)}
+        if self.head is not None:
+            head = _without(self.head.document(), "num_layers") | head
+        stages = [
+            stage.layers[0].document()
+            if len(stage.layers) == 1
+            else {"layers": [layer.document() for layer in stage.layers]}
+            for stage in self.stages
+        ]
+        named = {key: getattr(self, key) for key in ("name", "reference") if getattr(self, key)}
+        rest = {key: _plain(getattr(self, key)) for key in _DOCUMENT if getattr(self, key) != _DEFAULTS[key]}
+        return named | {
+            "resolution": self.resolution,
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            **rest,
+            "stem": _without(self.stem.document(), "num_layers"),
+            "stages": stages,
+            "head": head,
+        }
+
+
+_IDENTITY = ("resolution", "num_classes", "in_channels", "dropout", "drop_path", "norm_eps", "norm_momentum")
+_DOCUMENT = (
+    "drop_path",
+    "width_mult",
+    "depth_mult",
+    "resolution_mult",
+    "channel_divisor",
+    "round_limit",
+    "norm_eps",
+    "norm_momentum",
+)
+_DEFAULTS = {key: ArchSpec.__dataclass_fields__[key].default for key in _DOCUMENT}
+
+
+def scaled(spec: ArchSpec, *, depth: float = 1.0, width: float = 1.0, resolution: float = 1.0) -> ArchSpec:
+    """Return a spec scaled by multipliers on top of its own; rounding happens once, from the base numbers."""
+    return replace(
+        spec,
+        depth_mult=spec.depth_mult * depth,
+        width_mult=spec.width_mult * width,
+        resolution_mult=spec.resolution_mult * resolution,
+    )
+
+
+def merged(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
+    """Join neighbouring runs that are the same but for their length: one network, one text."""
+    out: list[LayerSpec] = []
+    for layer in layers:
+        if out and layer.stride == 1 and replace(layer, num_layers=1, stride=out[-1].stride) == replace(
+            out[-1], num_layers=1
+        ):
+            out[-1] = replace(out[-1], num_layers=out[-1].num_layers + layer.num_layers)
+        else:
+            out.append(layer)
+    return tuple(out)
+
+
+def summary(spec: ArchSpec) -> str:
+    """Return one readable line: each stage of the resolved network as block, kernel, expansion, SE, width, depth."""
+    parts = []
+    for stage in spec.resolved().stages:
+        for layer in stage.layers:
+            options = "".join(
+                f"_{_SHORT.get(key, key)}{_plain(value)}" for key, value in layer.options if value not in (0, False)
+            )
+            parts.append(
+                f"{_SHORT.get(layer.block, layer.block)}{options}_c{layer.out_channels}x{layer.num_layers}"
+            )
+    return f"{spec.resolved().resolution}px " + " ".join(parts)
+
+
+_SHORT = {"kernel_size": "k", "expand_ratio": "e", "se_ratio": "se", "fused_mbconv": "fused"}
+
+
+def strides(layers: tuple[LayerSpec, ...]) -> list[tuple[LayerSpec, int]]:
+    """Return every block of some runs with its own stride: the run's for the first, 1 for the others."""
+    return [
+        (layer, layer.stride if index == 0 else 1) for layer in layers for index in range(layer.num_layers)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Write 4.0 as 4, so that a number has one text."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name != key}

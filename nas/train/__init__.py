@@ -1,0 +1,1 @@
+"""Training: the schedule (pure), the recipes, and one readable loop."""

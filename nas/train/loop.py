@@ -1,0 +1,263 @@
+"""The training loop: one phase of one network, readable from top to bottom.
+
+Seeds: a phase draws its order, augmentation, dropout and drop path from generators seeded by (seed, phase), so every
+network of a search sees the same images in the same order, and a trial that continues from a checkpoint repeats what
+it would have seen. Sums on several threads, and on CUDA also convolutions, are not bit-reproducible.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nas.data import Dataset, Split
+from nas.data.augment import Augment, eval_batch, mix, train_batch
+from nas.models import Network, build
+from nas.spec import ArchSpec
+from nas.train.recipes import Recipe
+from nas.train.schedule import Phase, learning_rate
+
+
+class Diverged(Exception):
+    """The loss stopped being a number."""
+
+
+class Timeout(Exception):
+    """A trial ran past its deadline."""
+
+
+@dataclass(frozen=True)
+class DeviceData:
+    """Images and labels where the network is.
+
+    Args:
+        train_images, val_images: uint8, (N, H, W, C). train_labels, val_labels: int64, (N,).
+        mean, std: float32, (C,), in 0..1. num_classes: Number of classes.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    val_images: Tensor
+    val_labels: Tensor
+    mean: Tensor
+    std: Tensor
+    num_classes: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything lies."""
+        return self.mean.device
+
+
+def to_device(data: Dataset, recipe: Recipe, device: torch.device) -> DeviceData:
+    """Copy the images that a recipe uses to a device, as uint8.
+
+    Where the data has more than the recipe uses, a sample with a fixed seed is taken, the same for every network.
+    """
+    train_images, train_labels = _sample(data.train, recipe.train_images, device)
+    val_images, val_labels = _sample(data.val, recipe.val_images, device)
+    return DeviceData(
+        train_images=train_images,
+        train_labels=train_labels,
+        val_images=val_images,
+        val_labels=val_labels,
+        mean=torch.tensor(data.mean, dtype=torch.float32, device=device),
+        std=torch.tensor(data.std, dtype=torch.float32, device=device),
+        num_classes=data.num_classes,
+    )
+
+
+def _sample(split: Split, most: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+    if len(labels) > most:
+        keep = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:most].sort().values
+        images, labels = images[keep], labels[keep]
+    return images.to(device), labels.to(device)
+
+
+@dataclass
+class TrainState:
+    """A network in training: what a worker holds between the phases of a trial."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    seed: int
+    device: torch.device
+    phases_done: int = 0
+
+
+@dataclass(frozen=True)
+class PhaseTraining:
+    """What one phase of training showed.
+
+    Args:
+        train_loss: Mean over the phase. val_accuracy: 0..1, at the phase's resolution. val_error: Its standard error.
+        steps: Optimiser steps. train_seconds, val_seconds: Wall time.
+    """
+
+    train_loss: float
+    val_accuracy: float
+    val_error: float
+    steps: int
+    train_seconds: float
+    val_seconds: float
+
+
+def start(spec: ArchSpec, recipe: Recipe, device: torch.device, seed: int) -> TrainState:
+    """Build a network with fresh weights, and its optimiser. Norms and biases have no weight decay."""
+    network = build(spec, seed=seed).to(device=device, memory_format=torch.channels_last)
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    free = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0, foreach=True)
+    return TrainState(network, optimizer, seed, device)
+
+
+def train_phase(
+    state: TrainState, data: DeviceData, recipe: Recipe, phase: Phase, deadline: float | None = None
+) -> PhaseTraining:
+    """Train one phase and score it on the validation images at the phase's resolution.
+
+    Args:
+        deadline: `time.monotonic()` after which the phase gives up.
+
+    Raises:
+        Diverged: the loss is not finite. Timeout: the deadline has passed.
+        torch.OutOfMemoryError: the device's memory is full.
+    """
+    began = time.perf_counter()
+    steps = phase_steps(len(data.train_labels), recipe, phase)
+    peak = recipe.learning_rate * recipe.batch_size / 256
+    augment = Augment(
+        flip=recipe.flip, crop_padding=recipe.crop_padding, scale=recipe.crop_scale, magnitude=phase.magnitude
+    )
+    total = torch.zeros((), device=state.device)
+    with _seeded(state.seed, phase.number, state.device) as generator:
+        state.network.train()
+        state.network.dropout.p = phase.dropout
+        batches = _batches(len(data.train_labels), recipe.batch_size, steps, generator)
+        for step, index in enumerate(batches):
+            images = train_batch(
+                data.train_images[index],
+                resolution=phase.resolution,
+                mean=data.mean,
+                std=data.std,
+                augment=augment,
+                generator=generator,
+            )
+            targets = data.train_labels[index]
+            if phase.mixup > 0:
+                images, targets = mix(
+                    images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator
+                )
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, peak, recipe.warmup)
+            total += train_step(state, images, targets, recipe)
+            if step % 50 == 49:  # reading the loss waits for the device; now and then is enough
+                _check(total, deadline)
+        _check(total, deadline)
+    trained = time.perf_counter()
+    accuracy, error = evaluate(state.network, data, phase.resolution)
+    state.phases_done = phase.number
+    return PhaseTraining(
+        train_loss=float(total) / steps,
+        val_accuracy=accuracy,
+        val_error=error,
+        steps=steps,
+        train_seconds=trained - began,
+        val_seconds=time.perf_counter() - trained,
+    )
+
+
+def train_step(state: TrainState, images: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+    """Do one optimiser step and return its loss, without waiting for the device.
+
+    Args:
+        images: float32, (B, C, R, R), normalised, channels last. targets: int64 (B,), or float32 (B, num_classes).
+    """
+    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.device.type == "cuda"):
+        scores = state.network(images)
+        loss = functional.cross_entropy(scores.float(), targets, label_smoothing=recipe.label_smoothing)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_norm, foreach=True)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+@torch.no_grad()
+def evaluate(network: Network, data: DeviceData, resolution: int, batch_size: int = 250) -> tuple[float, float]:
+    """Return accuracy (0..1) on the validation images and its standard error, sqrt(a (1 - a) / n)."""
+    network.eval()
+    device = data.device
+    right = torch.zeros((), device=device)
+    for images, labels in zip(data.val_images.split(batch_size), data.val_labels.split(batch_size), strict=True):
+        x = eval_batch(images, resolution=resolution, mean=data.mean, std=data.std)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            scores = network(x)
+        right += (scores.argmax(1) == labels).sum()
+    n = len(data.val_labels)
+    accuracy = float(right) / n
+    return accuracy, math.sqrt(accuracy * (1 - accuracy) / n)
+
+
+def timing_step(state: TrainState, data: DeviceData, recipe: Recipe, resolution: int) -> Callable[[], Tensor]:
+    """Return the training step that step time is measured on: one real, augmented batch, used again and again.
+
+    It is the loop's own step at the learning rate 0, in the loop's precision and layout.
+    """
+    generator = torch.Generator(device=state.device).manual_seed(0)
+    index = torch.arange(recipe.batch_size, device=state.device) % len(data.train_labels)
+    augment = Augment(flip=recipe.flip, crop_padding=recipe.crop_padding, scale=1.0, magnitude=0.0)
+    images = train_batch(
+        data.train_images[index],
+        resolution=resolution,
+        mean=data.mean,
+        std=data.std,
+        augment=augment,
+        generator=generator,
+    )
+    targets = data.train_labels[index]
+    for group in state.optimizer.param_groups:
+        group["lr"] = 0.0
+    state.network.train()
+    return lambda: train_step(state, images, targets, recipe)
+
+
+def phase_steps(images: int, recipe: Recipe, phase: Phase) -> int:
+    """Return the optimiser steps of a phase."""
+    return max(1, round(images * phase.epochs / recipe.batch_size))
+
+
+def _batches(images: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the indices of `steps` batches, epoch after epoch in a new order; the remainder opens the next epoch."""
+    order = torch.empty(0, dtype=torch.int64, device=generator.device)
+    for _ in range(steps):
+        while len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(images, generator=generator, device=generator.device)])
+        yield order[:batch_size]
+        order = order[batch_size:]
+
+
+@contextmanager
+def _seeded(seed: int, phase: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Seed dropout and drop path (torch's global generators, restored afterwards), and yield one for the data."""
+    mixed = seed * 1_000_003 + phase
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(mixed)
+        yield torch.Generator(device=device).manual_seed(mixed + 1)
+
+
+def _check(total: Tensor, deadline: float | None) -> None:
+    if not math.isfinite(float(total)):
+        raise Diverged("the training loss is not finite")
+    if deadline is not None and time.monotonic() > deadline:
+        raise Timeout("the trial ran past its time limit")

@@ -1,0 +1,137 @@
+"""Training recipes: every number of a proxy training, in one frozen value that goes into the manifest."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import UnknownNameError, UsageError, nearest
+from nas.registry import Registry
+from nas.train.schedule import Progressive
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. The network itself is never changed by a recipe.
+
+    Args:
+        train_images, val_images: Images used, at most; a fixed-seed sample where the data has more.
+        epochs: Passes over the training images, all phases together.
+        progressive: Image sizes and regularisation by phase.
+        batch_size: Images in a step, for training and for timing.
+        learning_rate: Peak rate at a batch of 256; scaled linearly with the batch size (Goyal et al. 2017,
+            arXiv:1706.02677).
+        momentum, weight_decay: Of SGD with Nesterov momentum; norms and biases have no decay.
+        warmup: Share of each phase in which the rate rises.
+        label_smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7.
+        flip: Mirror images at random (switch it off for digits and letters).
+        crop_padding: Random shift, as a share of the image size. crop_scale: Least share of the area that a random
+            crop keeps; 1 is off.
+        clip_norm: Gradients longer than this are shortened to it.
+    """
+
+    name: str
+    train_images: int
+    val_images: int
+    epochs: float
+    progressive: Progressive
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-5
+    warmup: float = 0.2
+    label_smoothing: float = 0.1
+    flip: bool = True
+    crop_padding: float = 0.125
+    crop_scale: float = 1.0
+    clip_norm: float = 5.0
+
+    def document(self) -> dict[str, Any]:
+        """Return the recipe as plain data, for manifests and files."""
+        return asdict(self)
+
+
+RECIPES: Registry[Recipe] = Registry("recipe")
+RECIPES.register(
+    "quick",
+    Recipe(
+        name="quick",
+        train_images=6_000,
+        val_images=2_000,
+        epochs=1.5,
+        progressive=Progressive(3, (0.5, 1.0)),
+        batch_size=64,
+        learning_rate=0.4,
+    ),
+)
+RECIPES.register(
+    "standard",
+    Recipe(
+        name="standard",
+        train_images=100_000,
+        val_images=10_000,
+        epochs=10,
+        progressive=Progressive(4, (128 / 300, 1.0), (0, 5), (0, 0), (0.1, 0.3)),
+        batch_size=128,
+        learning_rate=0.4,
+        crop_scale=0.35,
+        crop_padding=0.0,
+    ),
+)
+
+
+def load_recipe(name: str | os.PathLike[str]) -> Recipe:
+    """Return a recipe by name, or from a YAML file that changes some keys of one (`extends: quick`).
+
+    Raises:
+        UnknownNameError: no such recipe. UsageError: a file with an unknown key or a value that cannot be used.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        return RECIPES[os.fspath(name)]
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read as a recipe ({error}). Give a YAML file of recipe keys.") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: found {type(data).__name__}; a recipe is a mapping of keys.")
+    return from_document({"name": path.stem, **data}, where=str(path))
+
+
+def from_document(data: dict[str, Any], where: str) -> Recipe:
+    """Return a recipe from plain data: all keys, or some and `extends`.
+
+    Raises:
+        UnknownNameError, UsageError: as `load_recipe`.
+    """
+    data = dict(data)
+    base = RECIPES[str(data.pop("extends", "quick"))]
+    changes: dict[str, Any] = {}
+    for key, value in data.items():
+        if key == "progressive" and isinstance(value, dict):
+            spans = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+            _known(where, spans, Progressive, "progressive.")
+            changes[key] = replace(base.progressive, **spans)
+        else:
+            changes[key] = value
+    _known(where, changes, Recipe, "")
+    recipe = replace(base, **changes)
+    positive = ("train_images", "val_images", "epochs", "batch_size", "learning_rate", "clip_norm")
+    for key in positive:
+        value = getattr(recipe, key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise UsageError(f"{where}: {key}: found {value!r}; allowed: a number above 0.")
+    return recipe
+
+
+def _known(where: str, found: dict[str, Any], kind: type, prefix: str) -> None:
+    known = [item.name for item in fields(kind)]
+    for key in found:
+        if key not in known:
+            raise UnknownNameError(
+                f"{where}: {prefix}{key}: unknown key. Known: {', '.join(known)}.{nearest(key, known)}"
+            )

@@ -1,0 +1,58 @@
+"""What `load` does whichever source answers: choosing the source, splitting, and its own messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_samples import write_classes
+
+from nas.data import BUILTIN, SOURCES, load
+from nas.data.pack import pack_size
+from nas.data.split import stratified
+from nas.errors import DataError, UsageError
+
+
+def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load(str(tmp_path / "nowhere"), resolution=32)
+    message = str(caught.value)
+    assert "nowhere: no such file or folder; understood are: " in message
+    for part in (BUILTIN, "a folder of images", ".parquet"):
+        assert part in message
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"notes\.txt: not something that holds images; understood are"):
+        load(str(tmp_path / "notes.txt"), resolution=32)
+
+
+def test_resolution_must_be_positive() -> None:
+    with pytest.raises(UsageError, match="resolution: found 0"):
+        load(BUILTIN, resolution=0)
+
+
+def test_sources_are_registered() -> None:
+    assert list(SOURCES) == ["fashion-mnist-subset", "image-folder", "parquet"]
+
+
+@pytest.mark.parametrize(("resolution", "size"), [(224, 256), (32, 40), (28, 32), (128, 152), (1, 8)])
+def test_pack_size(resolution: int, size: int) -> None:
+    assert pack_size(resolution) == size
+
+
+def test_stratified_keeps_the_cap_and_every_class() -> None:
+    labels = np.repeat(np.arange(4), [200_000, 50_000, 50, 2])
+    in_val = stratified(labels, ("a", "b", "c", "d"), seed=0, where="x")
+    assert np.bincount(labels[in_val]).tolist() == [7998, 2000, 2, 1]
+
+
+def test_progress_reaches_the_total(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "photos", {"cat": 150, "dog": 4}, size=(4, 4))
+    seen: list[tuple[int, int]] = []
+    load(str(root), resolution=32, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(128, 154), (154, 154)]
+    load(str(root), resolution=32, progress=lambda done, total: seen.append((done, total)))
+    assert len(seen) == 2
