@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas.catalog import load_space as load_space
     from nas.models import build as build
-    from nas.runs import load_run as load_run
+    from nas.report import load_run as load_run
     from nas.search import search as search
 
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "build", "load_run", "load_space", "search"]
 
-_HOMES = {"build": "nas.models", "load_run": "nas.runs", "load_space": "nas.catalog"}
+_HOMES = {"build": "nas.models", "load_run": "nas.report", "load_space": "nas.catalog"}
 
 
 def __getattr__(name: str) -> Any:

@@ -66,6 +66,15 @@ def decode(
     )
 
 
+def decode_stage(space: SearchSpace, number: int, choose: Choose, base: ArchSpec) -> StageSpec:
+    """Make the choices of one stage (numbered from 1) of a space, with the activation of another decoding."""
+
+    def pick(name: str, domain: Domain) -> Value:
+        return domain.values[0] if domain.fixed else choose(name, domain)
+
+    return _stage(f"s{number}", space.stages[number - 1], pick, base.stem.activation, space.rules)
+
+
 def _stage(prefix: str, stage: StageSpace, pick: Choose, activation: str, rules: Rules) -> StageSpec:
     if not stage.per_layer:
         single = len(stage.layers) == 1

@@ -73,6 +73,7 @@ class SearchSpace:
 
     Args:
         rules: The blocks it may name, and the keys they read.
+        recipe: Name of the training recipe that suits the space's size, where the user names none.
         text: The file after `extends` was followed, as canonical JSON; `space_hash` is its SHA-256.
         baseline: The network whose step time and size the score is relative to, or None for the middle of the space.
     """
@@ -96,6 +97,7 @@ class SearchSpace:
     norm_eps: float = 1e-3
     norm_momentum: float = 0.1
     reference: str = ""
+    recipe: str = "standard"
     forbid: tuple[ForbidRule, ...] = ()
     limits: tuple[Limit, ...] = ()
     baseline: ArchSpec | None = None

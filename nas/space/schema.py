@@ -166,6 +166,7 @@ def _models(rules: Rules) -> type[BaseModel]:
     top: dict[str, Any] = {
         "name": (str, ""),
         "reference": (str, ""),
+        "recipe": (str, "standard"),
         "activation": activation,
         "stem": (stem, ...),
         "stages": (Annotated[list[stage], Field(min_length=1)], ...),  # type: ignore[valid-type]
@@ -218,7 +219,7 @@ def _line(detail: ErrorDetails, places: Mapping[tuple[str | int, ...], str], rul
 def _known_keys(path: tuple[str | int, ...], rules: Rules) -> list[str]:
     options = sorted(_options(rules))
     if len(path) == 1:
-        known = [*_TOP_KEYS, *_FIXED_KEYS, "name", "reference", "extends", "activation", "stem", "stages", "head"]
+        known = [*_TOP_KEYS, *_FIXED_KEYS, "name", "reference", "recipe", "extends", "activation", "stem", "stages", "head"]
         return [*known, "forbid", "constraints", "baseline"]
     layer = ["block", *options, "out_channels", "num_layers", "stride", "activation"]
     if path[0] == "stages":
@@ -288,6 +289,7 @@ def _space(model: Any, rules: Rules, default_name: str) -> SearchSpace:
         rules=rules,
         name=model.name or default_name,
         reference=model.reference,
+        recipe=model.recipe,
         stem=layer(model.stem),
         stages=tuple(stage(item) for item in model.stages),
         head=layer(model.head) if head_given else None,

@@ -116,7 +116,7 @@ def start(spec: ArchSpec, recipe: Recipe, device: torch.device, seed: int) -> Tr
     decayed = [p for p in network.parameters() if p.ndim > 1]
     free = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0, foreach=True)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=True)
     return TrainState(network, optimizer, seed, device)
 
 
@@ -134,7 +134,6 @@ def train_phase(
     """
     began = time.perf_counter()
     steps = phase_steps(len(data.train_labels), recipe, phase)
-    peak = recipe.learning_rate * recipe.batch_size / 256
     augment = Augment(
         flip=recipe.flip, crop_padding=recipe.crop_padding, scale=recipe.crop_scale, magnitude=phase.magnitude
     )
@@ -158,7 +157,7 @@ def train_phase(
                     images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator
                 )
             for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, peak, recipe.warmup)
+                group["lr"] = learning_rate(step, steps, recipe.learning_rate, recipe.warmup)
             total += train_step(state, images, targets, recipe)
             if step % 50 == 49:  # reading the loss waits for the device; now and then is enough
                 _check(total, deadline)

@@ -23,9 +23,9 @@ class Recipe:
         epochs: Passes over the training images, all phases together.
         progressive: Image sizes and regularisation by phase.
         batch_size: Images in a step, for training and for timing.
-        learning_rate: Peak rate at a batch of 256; scaled linearly with the batch size (Goyal et al. 2017,
-            arXiv:1706.02677).
-        momentum, weight_decay: Of SGD with Nesterov momentum; norms and biases have no decay.
+        learning_rate: Peak rate of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101). One rate serves networks of
+            every width better than SGD's or RMSProp's does in a training this short.
+        betas, weight_decay: Of AdamW; norms and biases have no decay.
         warmup: Share of each phase in which the rate rises.
         label_smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7.
         flip: Mirror images at random (switch it off for digits and letters).
@@ -41,8 +41,8 @@ class Recipe:
     progressive: Progressive
     batch_size: int
     learning_rate: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-5
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.02
     warmup: float = 0.2
     label_smoothing: float = 0.1
     flip: bool = True
@@ -63,9 +63,10 @@ RECIPES.register(
         train_images=6_000,
         val_images=2_000,
         epochs=1.5,
-        progressive=Progressive(3, (0.5, 1.0)),
+        progressive=Progressive(2, (0.5, 1.0)),
         batch_size=64,
-        learning_rate=0.4,
+        learning_rate=0.01,
+        crop_padding=0.0625,
     ),
 )
 RECIPES.register(
@@ -77,7 +78,7 @@ RECIPES.register(
         epochs=10,
         progressive=Progressive(4, (128 / 300, 1.0), (0, 5), (0, 0), (0.1, 0.3)),
         batch_size=128,
-        learning_rate=0.4,
+        learning_rate=0.004,
         crop_scale=0.35,
         crop_padding=0.0,
     ),
@@ -117,7 +118,7 @@ def from_document(data: dict[str, Any], where: str) -> Recipe:
             _known(where, spans, Progressive, "progressive.")
             changes[key] = replace(base.progressive, **spans)
         else:
-            changes[key] = value
+            changes[key] = tuple(value) if isinstance(value, list) else value
     _known(where, changes, Recipe, "")
     recipe = replace(base, **changes)
     positive = ("train_images", "val_images", "epochs", "batch_size", "learning_rate", "clip_norm")

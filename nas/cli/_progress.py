@@ -1,0 +1,143 @@
+"""What the terminal shows while a search goes on: a line for each trial, and a bar for the budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from nas.data import Dataset
+from nas.runs import Run
+from nas.search.record import BUDGETED, TrialRecord
+from nas.search.session import SearchResult
+from nas.space import format_count
+
+
+class SearchProgress:
+    """A watcher of a search that prints; used as a context, so that the bar is taken down on errors too."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[eta]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("preparing", total=None, eta="")
+        self._best = 0.0
+        self._done = 0
+        self._known = 0
+        self._budget = 0
+        self._began = time.monotonic()
+
+    def __enter__(self) -> SearchProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def packing(self, done: int, total: int) -> None:
+        """Show how many images have been decoded."""
+        self._bar.update(self._task, description="packing images", completed=done, total=total)
+
+    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
+        """Say what is searched, on what, and where the results go."""
+        self.folder = run.folder
+        self._known = self._done = known
+        self._budget = facts["config"]["budget"]
+        self._began = time.monotonic()
+        used = facts["data"]
+        device = facts["device"]
+        place = f"{device['name']}" + (f", {device['threads']} threads" if device["type"] == "cpu" else "")
+        print_ = self._console.print
+        print_(f"[bold]space[/]    {facts['space']}, baseline {facts['baseline']['name']}")
+        print_(
+            f"[bold]data[/]     {data.name}: {used['used_train_images']} of {used['train_images']} training, "
+            f"{used['used_val_images']} of {used['val_images']} validation images, {used['classes']} classes"
+        )
+        for note in data.notes:
+            print_(f"         [dim]{note}[/]")
+        recipe = facts["recipe"]
+        print_(
+            f"[bold]recipe[/]   {recipe['name']}: {recipe['epochs']:g} epochs, {recipe['progressive']['phases']} phases, "
+            f"batch {recipe['batch_size']}"
+        )
+        print_(f"[bold]device[/]   {device['type']} ({place})" + ("" if device["type"] == "cuda" else "; no GPU is used"))
+        print_(f"[bold]run[/]      {run.folder}")
+        print_(f"         [dim]watch it: nas dashboard {run.folder}[/]")
+        if known:
+            print_(f"         continuing: {known} networks are trained already")
+        print_(
+            "[dim]trial kind        reward   accuracy         step time (x baseline)  params   network[/]"
+        )
+        self._bar.update(self._task, description="searching", completed=known, total=self._budget)
+
+    def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
+        """Show what the trial in flight is doing."""
+        doing = "timing" if phase == 0 else f"training {phase}/{phases}"
+        self._bar.update(self._task, description=f"trial {record.number} {doing}")
+
+    def trial(self, record: TrialRecord) -> None:
+        """Print the line of a trial that has ended."""
+        if record.kind in BUDGETED:
+            self._done += 1
+        best = record.kind == "trained" and record.reward is not None and record.reward > self._best
+        if best and record.reward is not None:
+            self._best = record.reward
+        style = "bold green" if best else "dim" if record.kind not in ("trained",) else ""
+        line = f"{record.number:5d} {record.kind:11s} "
+        if record.reward is not None and record.val_accuracy is not None:
+            line += f"{record.reward:.4f}   {record.val_accuracy:.4f} ± {record.val_error or 0:.4f}  "
+            ratio = (record.step_time_ms or 0) / (record.ref_step_time_ms or 1)
+            line += f"{record.step_time_ms:8.2f} ms ({ratio:4.2f})      {format_count(record.num_params or 0):>6s}   "
+            line += record.arch
+        else:
+            line += record.reason
+        self._console.print(line, style=style)
+        trained = self._done - self._known
+        eta = ""
+        if trained:
+            left = (time.monotonic() - self._began) / trained * (self._budget - self._done)
+            eta = f"about {left / 60:.0f} min left, best {self._best:.4f}"
+        self._bar.update(self._task, completed=self._done, eta=eta)
+
+    def finalist(self, record: TrialRecord, seed: int) -> None:
+        """Show which finalist is trained again."""
+        self._bar.update(self._task, description=f"measuring {record.arch_hash[:8]} again, seed {seed}", eta="")
+
+    def finished(self, result: SearchResult) -> None:
+        """Print the winner, the warnings, and the command to run next."""
+        first = result.finalists[0]
+        ratio = sum(first.step_time_ms) / sum(first.ref_step_time_ms)
+        folder = result.run.folder
+        print_ = self._console.print
+        kinds = [record.kind for record in result.records]
+        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+        print_(f"\n[bold]trials[/]   {counts}")
+        print_(f"[bold green]winner[/]   {first.record.arch_hash}  {first.record.arch}")
+        print_(
+            f"         accuracy {first.accuracy:.4f} ± {first.accuracy_error:.4f} ({len(first.accuracies)} fresh seeds), "
+            f"{ratio:.2f} x the baseline's step time, {format_count(first.record.num_params or 0)} parameters"
+        )
+        print_(
+            f"         reward {first.reward:.4f}; the search had seen {first.record.reward:.4f} "
+            f"(optimism {first.optimism:+.4f})"
+        )
+        for warning in result.warnings:
+            print_(f"[yellow]note[/]     {warning}")
+        print_(f"[bold]report[/]   {folder / 'report.md'}")
+        print_(f"[bold]next[/]     nas show {folder / 'winner.yaml'} --verify --time")

@@ -1,0 +1,162 @@
+"""`nas show`: what is shipped, what a space holds, what a network is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from nas import catalog
+from nas.errors import UsageError
+from nas.space import Domain, SearchSpace, choices, format_count
+from nas.space.library import names
+from nas.spec import ArchSpec
+
+
+def shipped() -> None:
+    """List the shipped spaces and networks."""
+    spaces = [name for name in names() if not name.startswith("reference/")]
+    networks = [name.removeprefix("reference/") for name in names() if name.startswith("reference/")]
+    click.echo(f"spaces:    {', '.join(spaces)}")
+    click.echo(f"networks:  {', '.join(networks)}")
+    click.echo("Show one with: nas show NAME")
+
+
+def show(
+    name: str,
+    *,
+    resolution: int | None,
+    num_classes: int | None,
+    verify: bool,
+    timed: bool,
+    batch_size: int,
+    device: str,
+) -> None:
+    """Print a space or an architecture."""
+    if Path(name).is_dir() and (Path(name) / "winner.yaml").is_file():
+        name = str(Path(name) / "winner.yaml")
+    space = catalog.load_space(name)
+    if choices(space):
+        given = {"--resolution": resolution, "--num-classes": num_classes, "--verify": verify, "--time": timed}
+        wrong = [option for option, value in given.items() if value]
+        if wrong:
+            raise UsageError(f"{', '.join(wrong)}: {name} is a space with open choices; give an architecture.")
+        _space(space)
+        return
+    spec = catalog.load_arch(name, resolution=resolution, num_classes=num_classes)
+    _architecture(spec)
+    if verify:
+        _verify(spec)
+    if timed:
+        _time(spec, batch_size, device)
+
+
+def _space(space: SearchSpace) -> None:
+    from nas.lint import lint
+
+    console = Console(highlight=False, soft_wrap=True)
+    report = lint(space)
+    console.print(f"[bold]{space.name}[/]  {space.reference}")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("stage")
+    layers = dict(space.layers())
+    keys = ["block", "kernel_size", "expand_ratio", "se_ratio", "out_channels", "num_layers", "stride"]
+    keys += sorted({key for layer in layers.values() for key in layer.options} - set(keys))
+    for key in keys:
+        table.add_column(key)
+    for place, layer in layers.items():
+        cells = [layer.options.get(key) or getattr(layer, key, None) for key in keys]
+        table.add_row(place, *(_domain(cell) for cell in cells))
+    console.print(table)
+    for stage, content in enumerate(space.stages, 1):
+        if content.per_layer:
+            console.print(f"s{stage}: {', '.join(content.per_layer)} chosen anew for each layer")
+    top = {name: getattr(space, name) for name in ("resolution", "width_mult", "depth_mult", "activation", "drop_path")}
+    console.print("  ".join(f"{name} {_domain(domain)}" for name, domain in top.items()))
+    for rule in space.forbid:
+        console.print(f"forbidden: {rule}")
+    for limit in space.limits:
+        bounds = [f"{word} {format_count(value)}" for word, value in (("min", limit.min), ("max", limit.max)) if value]
+        console.print(f"limit: {limit.cost} {', '.join(bounds)}")
+    console.print()
+    size = "not counted (too many to enumerate)" if report.size is None else f"{report.size:.4g}"
+    console.print(f"choices              {len(report.choices)}")
+    console.print(f"encodings            {report.raw_size:.4g}")
+    console.print(f"distinct networks    {size}")
+    n = report.sampled
+    console.print(f"of {n} random ones   {report.forbidden / n:.1%} forbidden, {report.infeasible / n:.1%} beyond a limit")
+    for label, values in (("params", report.params), ("MACs", report.macs)):
+        console.print(f"{label:20s} {' / '.join(format_count(value) for value in values)}  (least / median / most)")
+    for line in report.useless:
+        console.print(f"[yellow]never matters[/]        {line}")
+    for line in report.warnings:
+        console.print(f"[yellow]note[/]                 {line}")
+    console.print(f"recipe               {space.recipe}")
+    console.print(f"\nnext: nas search --space {space.name} --budget 50")
+
+
+def _domain(domain: Any) -> str:
+    if not isinstance(domain, Domain):
+        return "-"
+    values = [f"{value:g}" if isinstance(value, float) else str(value) for value in domain.values]
+    if len(values) > 4 and domain.ordered:
+        return f"{values[0]}..{values[-1]} ({len(values)})"
+    return " ".join(values)
+
+
+def _architecture(spec: ArchSpec) -> None:
+    from nas.cost import count, table
+    from nas.models import timm_definition
+
+    console = Console(highlight=False, soft_wrap=True)
+    resolved = spec.resolved()
+    definition = timm_definition(spec)
+    console.print(f"[bold]{spec.name}[/]  {spec.reference}")
+    scaled = {name: getattr(spec, name) for name in ("width_mult", "depth_mult", "resolution_mult")}
+    multipliers = "".join(f", {name} {value:g}" for name, value in scaled.items() if value != 1)
+    console.print(
+        f"input {resolved.in_channels} x {resolved.resolution} x {resolved.resolution}, {resolved.num_classes} classes"
+        f"{multipliers}, hash {spec.arch_hash}"
+    )
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for head in ("stage", "output", "params", "MACs"):
+        grid.add_column(head, justify="left" if head == "stage" else "right")
+    grid.add_column("timm")
+    for row in table(spec):
+        runs = ""
+        if row.part.startswith("s") and row.part[1:].isdigit() and definition is not None:
+            runs = ", ".join(definition[int(row.part[1:]) - 1])
+        shape = f"{row.out_channels} x {row.out_size} x {row.out_size}" if row.part != "classifier" else f"{row.out_channels}"
+        grid.add_row(row.part, shape, f"{row.count.params:,}", f"{row.count.macs:,}", runs)
+    total = count(spec)
+    grid.add_row("total", "", f"{total.params:,}", f"{total.macs:,}", "", style="bold")
+    console.print(grid)
+
+
+def _verify(spec: ArchSpec) -> None:
+    from nas.cost import count
+    from nas.cost.verify import fvcore_count
+
+    mine, theirs = count(spec), fvcore_count(spec)
+    same = mine == theirs
+    click.echo(
+        f"fvcore on the built network: {theirs.params:,} params, {theirs.macs:,} MACs (conv + linear): "
+        + ("equal" if same else "DIFFERENT")
+    )
+    if not same:
+        raise UsageError("--verify: the formulas and the built network disagree; please report this architecture.")
+
+
+def _time(spec: ArchSpec, batch_size: int, device: str) -> None:
+    from nas.evaluate import describe_device, pick_device, time_in_two_processes
+
+    where = pick_device(device)
+    click.echo(f"timing on {describe_device(where)['name']} in two processes, one after the other ...", err=True)
+    for number, (found, resolution) in enumerate(time_in_two_processes(spec, batch_size, str(where)), 1):
+        click.echo(
+            f"step_time_ms {found.value:.2f} (MAD {found.spread:.2f}, n {found.n}, batch {batch_size}, "
+            f"{resolution} pixels, process {number})"
+        )

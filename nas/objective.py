@@ -1,0 +1,133 @@
+"""From accuracy and costs to one score, and limits as slacks. Pure arithmetic on raw measurements.
+
+Raw values are what a run stores; scores are computed from them, so that exponents and limits can be changed afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nas.space import Limit
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The exponents of the score, and what its ratios are relative to.
+
+    Args:
+        w: Exponent of the step time. v: Exponent of the parameters. Both are negative or 0.
+        ref_params: Parameters of the baseline network.
+    """
+
+    w: float
+    v: float
+    ref_params: float
+
+    def score(self, accuracy: float, *, step_time_ms: float, ref_step_time_ms: float, num_params: float) -> float:
+        """Return accuracy * (step time / baseline's)^w * (parameters / baseline's)^v.
+
+        The two step times belong to one measurement, so that a drift of the machine's speed cancels.
+        Source: Tan & Le 2021 (EfficientNetV2), arXiv:2104.00298, section 3.2: A * S^w * P^v, w = -0.07, v = -0.05.
+        """
+        time_ratio, params_ratio = step_time_ms / ref_step_time_ms, num_params / self.ref_params
+        return float(accuracy * time_ratio**self.w * params_ratio**self.v)
+
+
+def slacks(costs: Mapping[str, float], limits: Sequence[Limit]) -> dict[str, float]:
+    """Return how far each known cost is beyond its limits, as a share of the limit; 0 or less is within.
+
+    Keys are `num_params.max` and the like; a cost that is not known yet has no slack.
+    """
+    found = {}
+    for limit in limits:
+        if limit.cost not in costs:
+            continue
+        if limit.max is not None:
+            found[f"{limit.cost}.max"] = costs[limit.cost] / limit.max - 1
+        if limit.min is not None:
+            found[f"{limit.cost}.min"] = 1 - costs[limit.cost] / limit.min
+    return found
+
+
+def tightest(first: Sequence[Limit], second: Sequence[Limit]) -> tuple[Limit, ...]:
+    """Join two sets of limits; where both bound a cost, the tighter bound holds."""
+    joined: dict[str, Limit] = {}
+    for limit in (*first, *second):
+        old = joined.get(limit.cost, Limit(limit.cost))
+        highs = [bound for bound in (old.max, limit.max) if bound is not None]
+        lows = [bound for bound in (old.min, limit.min) if bound is not None]
+        joined[limit.cost] = Limit(limit.cost, max=min(highs, default=None), min=max(lows, default=None))
+    return tuple(joined.values())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The raw values of one trained network, as a run stores them."""
+
+    arch_hash: str
+    val_accuracy: float
+    val_error: float
+    step_time_ms: float
+    ref_step_time_ms: float
+    num_params: float
+
+    @property
+    def relative_time(self) -> float:
+        """Step time over the baseline's, measured together."""
+        return self.step_time_ms / self.ref_step_time_ms
+
+
+def score_of(candidate: Candidate, reward: Reward) -> float:
+    """Return the score of stored raw values."""
+    return reward.score(
+        candidate.val_accuracy,
+        step_time_ms=candidate.step_time_ms,
+        ref_step_time_ms=candidate.ref_step_time_ms,
+        num_params=candidate.num_params,
+    )
+
+
+def ranked(candidates: Sequence[Candidate], reward: Reward) -> list[Candidate]:
+    """Return candidates by falling score; ties go to the smaller network."""
+    return sorted(candidates, key=lambda item: (-score_of(item, reward), item.num_params, item.arch_hash))
+
+
+def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that no other beats in both accuracy and relative step time, by rising time."""
+    front: list[Candidate] = []
+    for item in sorted(candidates, key=lambda item: (item.relative_time, -item.val_accuracy)):
+        if not front or item.val_accuracy > front[-1].val_accuracy:
+            front.append(item)
+    return front
+
+
+def warnings(candidates: Sequence[Candidate], reward: Reward, top: int = 5) -> list[str]:
+    """Say where the score itself, not the networks, decided: the cheapest corner, or a choice of exponents.
+
+    With w = -0.07 a network ten times faster is worth 17 %: more than accuracy differs in many spaces.
+    """
+    if len(candidates) < 10:
+        return []
+    found = []
+    best = ranked(candidates, reward)
+    times = sorted(item.relative_time for item in candidates)
+    cheap = times[max(0, len(times) // 10 - 1)]
+    in_corner = sum(item.relative_time <= cheap for item in best[:top])
+    if in_corner > top // 2:
+        found.append(
+            f"{in_corner} of the best {top} are among the fastest tenth of all networks: with w = {reward.w:g} speed "
+            "outweighs accuracy here. Try a weaker exponent (--w -0.03) or a space with larger networks."
+        )
+    for name, factor in (("half as strong", 0.5), ("twice as strong", 2.0)):
+        other = Reward(reward.w * factor, reward.v * factor, reward.ref_params)
+        rival = ranked(candidates, other)[0]
+        if rival.arch_hash != best[0].arch_hash:
+            gap = score_of(best[0], other) / score_of(rival, other) - 1
+            error = best[0].val_error / best[0].val_accuracy
+            if abs(gap) > error:
+                found.append(
+                    f"With exponents {name} (w {other.w:g}, v {other.v:g}) another network wins: {rival.arch_hash} "
+                    f"(accuracy {rival.val_accuracy:.3f}, {rival.relative_time:.2f} x the baseline's step time)."
+                )
+    return found

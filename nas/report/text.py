@@ -1,0 +1,162 @@
+"""The report of a search as one Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from nas.objective import pareto
+from nas.report.plot import write_plot
+from nas.report.read import RunView, load_run
+from nas.runs import write_text
+from nas.space import format_count
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.md` and `pareto.png` of a run, from what lies in its folder, and return the page.
+
+    Raises:
+        RunError: no run there, no trial has ended, or the folder cannot be written.
+    """
+    view = load_run(folder)
+    write_plot(view, view.run.path("pareto.png"))
+    path = view.run.path("report.md")
+    write_text(path, page(view))
+    return path
+
+
+def page(view: RunView) -> str:
+    """Return the report of a run as Markdown."""
+    manifest = view.run.manifest
+    parts = [f"# Search of {manifest['space']} on {manifest['data']['name']}", ""]
+    parts += _winner(view)
+    parts += ["![Accuracy against step time](pareto.png)", ""]
+    if view.warnings:
+        parts += ["## Read this first", "", *[f"- {line}" for line in view.warnings], ""]
+    parts += _best(view) + _front(view) + _spent(view) + _conditions(manifest)
+    return "\n".join(parts)
+
+
+def _winner(view: RunView) -> list[str]:
+    if not view.finalists:
+        return ["The search has not ended; there is no winner yet.", ""]
+    first = view.finalists[0]
+    record = first["record"]
+    lines = [
+        "## Winner",
+        "",
+        f"`{record['arch_hash']}` `{record['arch']}`",
+        "",
+        f"- accuracy {first['accuracy']:.4f} ± {first['accuracy_error']:.4f} over {len(first['accuracies'])} fresh seeds",
+        f"- step time {fmean(first['step_time_ms']):.2f} ms (MAD {max(first['step_time_mad_ms']):.2f}), "
+        f"{_ratio(first):.2f} x the baseline's in the same minutes",
+        f"- {format_count(record['num_params'])} parameters, {format_count(record['macs'])} MACs",
+        f"- reward {first['reward']:.4f}; the search had seen {record['reward']:.4f}: an optimism of "
+        f"{first['optimism']:+.4f}",
+        "",
+    ]
+    rows = [
+        [
+            f"`{item['record']['arch_hash']}`",
+            f"{item['reward']:.4f}",
+            f"{item['record']['reward']:.4f}",
+            f"{item['optimism']:+.4f}",
+            f"{item['accuracy']:.4f} ± {item['accuracy_error']:.4f}",
+            f"{_ratio(item):.2f}",
+            format_count(item["record"]["num_params"]),
+        ]
+        for item in view.finalists
+    ]
+    heads = ["finalist", "reward, fresh", "reward, search", "optimism", "accuracy, fresh", "step time / baseline", "params"]
+    lines += [*_table(heads, rows), ""]
+    if len(view.finalists) > 1:
+        second = view.finalists[1]
+        gap = first["accuracy"] - second["accuracy"]
+        error = (first["accuracy_error"] ** 2 + second["accuracy_error"] ** 2) ** 0.5
+        if abs(gap) < 2 * error:
+            lines += [
+                f"The first two cannot be told apart by accuracy (difference {gap:+.4f}, twice its error {2 * error:.4f}).",
+                "",
+            ]
+    return lines
+
+
+def _ratio(finalist: Mapping[str, Any]) -> float:
+    return float(sum(finalist["step_time_ms"]) / sum(finalist["ref_step_time_ms"]))
+
+
+def _best(view: RunView) -> list[str]:
+    rows = [
+        [
+            str(row["number"]),
+            f"`{row['arch_hash']}`",
+            f"{row['reward']:.4f}",
+            f"{row['val_accuracy']:.4f} ± {row['val_error']:.4f}",
+            f"{row['step_time_ms']:.2f} ± {row['step_time_mad_ms']:.2f}",
+            f"{row['step_time_ms'] / row['ref_step_time_ms']:.2f}",
+            format_count(row["num_params"]),
+            format_count(row["macs"]),
+            f"`{row['arch']}`",
+        ]
+        for _, row in view.trained().head(10).iterrows()
+    ]
+    heads = ["trial", "network", "reward", "accuracy", "step time, ms", "/ baseline", "params", "MACs", "stages"]
+    return ["## Best trials", "", *_table(heads, rows), ""]
+
+
+def _front(view: RunView) -> list[str]:
+    rows = [
+        [
+            f"`{item.arch_hash}`",
+            f"{item.relative_time:.2f}",
+            f"{item.val_accuracy:.4f} ± {item.val_error:.4f}",
+            format_count(item.num_params),
+        ]
+        for item in pareto(view.candidates())
+    ]
+    heads = ["network", "step time / baseline", "accuracy", "params"]
+    return ["## Front of accuracy and step time", "", *_table(heads, rows), ""]
+
+
+def _spent(view: RunView) -> list[str]:
+    rows = [
+        [str(kind), str(len(group)), f"{group['seconds'].sum() / 60:.1f}"]
+        for kind, group in view.trials.groupby("kind", sort=True)
+    ]
+    total = view.trials["seconds"].sum() / 60
+    return [
+        "## Where the budget went",
+        "",
+        *_table(["trials that were", "number", "minutes"], [*rows, ["all", str(len(view.trials)), f"{total:.1f}"]]),
+        "",
+        "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not.",
+        "",
+    ]
+
+
+def _conditions(manifest: Mapping[str, Any]) -> list[str]:
+    data, device, recipe = manifest["data"], manifest["device"], manifest["recipe"]
+    sizes = recipe["progressive"]["size"]
+    lines = [
+        f"- made by `{manifest['command']}` on {manifest['created']}",
+        f"- space {manifest['space']} (`{manifest['space_hash']}`), baseline {manifest['baseline']['name']} with "
+        f"{format_count(manifest['baseline']['num_params'])} parameters",
+        f"- reward accuracy · (step time / baseline)^{manifest['reward']['w']:g} · "
+        f"(params / baseline)^{manifest['reward']['v']:g}",
+        f"- data {data['name']} (`{data['fingerprint']}`): {data['used_train_images']} of {data['train_images']} training and "
+        f"{data['used_val_images']} of {data['val_images']} validation images, {data['classes']} classes",
+        *[f"- {note}" for note in data["notes"]],
+        f"- recipe {recipe['name']}: {recipe['epochs']:g} epochs in {recipe['progressive']['phases']} phases from "
+        f"{sizes[0]:.0%} to {sizes[1]:.0%} of the network's resolution, batch {recipe['batch_size']}",
+        f"- sampler {manifest['sampler']}, pruner {manifest['pruner']}, seed {manifest['seed']}",
+        f"- device {device['name']} ({', '.join(f'{k} {v}' for k, v in device.items() if k not in ('name', 'type'))})",
+        f"- versions {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}; git {manifest['git']}",
+    ]
+    return ["## Conditions", "", *lines, ""]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]

@@ -1,0 +1,178 @@
+"""The run folder: what a command was asked to do, written before it does anything, and files that are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nas.errors import RunError
+
+MANIFEST_VERSION = 1
+
+MUST_MATCH = ("space_hash", "recipe", "data", "device", "reward", "limits", "seed", "sampler", "pruner")
+"""What a continued run must share with its start: otherwise its step times or accuracies would not compare."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file of the run."""
+        return self.folder / name
+
+
+def create(root: Path | None, kind: str, label: str, manifest: Mapping[str, Any], out: Path | None = None) -> Run:
+    """Make a new run folder and write its manifest.
+
+    Args:
+        root: Folder of all runs (default `results`); the new folder is named by time, kind and label.
+        out: The folder itself, in place of a generated name.
+
+    Raises:
+        RunError: the folder cannot be made, or holds a run already.
+    """
+    now = datetime.now().astimezone()
+    label = re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-").lower()
+    base = (root or Path("results")) / f"{now:%Y%m%d-%H%M%S}-{kind}-{label}"
+    folder = out or base
+    for attempt in range(2, 100):
+        if out is not None or not folder.exists():
+            break
+        folder = base.with_name(f"{base.name}-{attempt}")
+    if (folder / "manifest.json").exists():
+        raise RunError(f"{folder}: holds a run already. Continue it with --resume {folder}, or name another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be made ({error.strerror}). Give a folder that can be written with --out."
+        ) from None
+    content = {
+        "manifest_version": MANIFEST_VERSION,
+        "kind": kind,
+        "created": now.isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "git": git_revision(),
+        **manifest,
+    }
+    run = Run(folder, content)
+    write_json(run.path("manifest.json"), content)
+    return run
+
+
+def open_run(folder: str | os.PathLike[str]) -> Run:
+    """Open an existing run folder.
+
+    Raises:
+        RunError: no such folder, no manifest in it, or one of another version.
+    """
+    path = Path(folder)
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        what = "not a run folder (it has no manifest.json)" if path.is_dir() else "no such folder"
+        raise RunError(f"{path}: {what}. Runs lie under results/ unless --out named another place.")
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{manifest}: cannot be read ({error}). The run cannot be continued without it.") from None
+    if content.get("manifest_version") != MANIFEST_VERSION:
+        raise RunError(
+            f"{manifest}: written by another version (manifest_version {content.get('manifest_version')}; "
+            f"this program reads {MANIFEST_VERSION}). Use the version that made the run."
+        )
+    return Run(path, content)
+
+
+def latest(root: Path | None = None, kind: str = "search") -> Path:
+    """Return the newest run of a kind under a folder; published runs do not count.
+
+    Raises:
+        RunError: there is none.
+    """
+    base = root or Path("results")
+    found = sorted(
+        path.parent for path in base.glob("*/manifest.json") if path.parent.name != "published" and kind in path.parent.name
+    )
+    if not found:
+        raise RunError(f"{base}: holds no {kind} run. Make one with `nas {kind}`, or name a run folder.")
+    return found[-1]
+
+
+def check_same(run: Run, now: Mapping[str, Any]) -> None:
+    """Refuse to continue a run under other conditions.
+
+    Raises:
+        RunError: names each thing that differs.
+    """
+    differs = []
+    for key in MUST_MATCH:
+        before, after = run.manifest.get(key), now.get(key)
+        if before != json.loads(json.dumps(after)):
+            differs.append(f"{key}: the run has {_short(before)}, now {_short(after)}")
+    if differs:
+        raise RunError(
+            f"{run.folder}: cannot be continued, for its measurements would not compare: {'; '.join(differs)}. "
+            "Start a new run, or give the same space, data, recipe and device."
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: into a temporary file beside it, to the disk, then renamed over it.
+
+    Raises:
+        RunError: it cannot be written (a full disk, a read-only folder); the old file is as it was.
+    """
+    handle = None
+    try:
+        descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(handle, 0o644)
+        os.replace(handle, path)
+    except OSError as error:
+        if handle is not None:
+            Path(handle).unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}). Free space or make the folder writable; "
+            "then continue with --resume."
+        ) from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain data as JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=False) + "\n")
+
+
+def git_revision() -> str | None:
+    """Return the revision of the working folder's repository (`-dirty` if changed), or None outside one."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 120 else text[:117] + "..."

@@ -1,0 +1,98 @@
+"""What a search is asked to do. Every default is documented here, once; the command line shows these."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nas.data import BUILTIN
+from nas.errors import UsageError
+from nas.space import Limit, parse_quantity
+
+LIMIT_FIELDS = {
+    "max_params": "num_params",
+    "max_macs": "macs",
+    "max_step_time": "step_time_ms",
+    "max_memory": "peak_memory_mib",
+}
+"""The fields of `SearchConfig` that are limits, and the costs they bound."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """The settings of a search.
+
+    Args:
+        space: A shipped space or a YAML file.
+        budget: Networks to train; duplicates, infeasible and failed ones cost nothing.
+        data: `fashion-mnist-subset` (built in), a folder of images by class, or a parquet file.
+        recipe: `quick`, `standard` or a YAML file; None takes the space's own.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is a device.
+        sampler: Who suggests networks: see `nas.search.samplers`.
+        pruner: Who ends a trial at a phase's end: `median`, `none`.
+        seed: Of suggestions, weights, order and augmentation. Step times are not fixed by it, so neither are rewards.
+        w, v: Exponents of step time and parameters in the reward.
+        max_params, max_macs, max_step_time, max_memory: Limits with units (`5M`, `600M`, `12ms`, `2GiB`).
+        top_k: Networks trained again before the winner is named. top_k_seeds: Fresh seeds for each.
+        patience: Suggestions in a row without a new network after which the search ends.
+        trial_timeout_s: Seconds that one phase of a trial may take; None is no limit.
+        out: Run folder; None makes `results/<time>-search-<space>-<device>`.
+    """
+
+    space: str = "v2"
+    budget: int = 50
+    data: str = BUILTIN
+    recipe: str | None = None
+    device: str = "auto"
+    sampler: str = "tpe"
+    pruner: str = "median"
+    seed: int = 0
+    w: float = -0.07
+    v: float = -0.05
+    max_params: str | None = None
+    max_macs: str | None = None
+    max_step_time: str | None = None
+    max_memory: str | None = None
+    top_k: int = 3
+    top_k_seeds: int = 2
+    patience: int = 200
+    trial_timeout_s: float | None = None
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("budget", 1), ("top_k", 1), ("top_k_seeds", 1), ("patience", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}; allowed: {least} or more.")
+        for name in ("w", "v"):
+            value = getattr(self, name)
+            if not -10 <= value <= 0:
+                raise UsageError(
+                    f"--{name}: found {value:g}; allowed: -10 to 0 (a cost lowers the reward; 0 ignores it)."
+                )
+
+    def limits(self) -> tuple[Limit, ...]:
+        """Return the limits that were given.
+
+        Raises:
+            UsageError: a quantity that cannot be read.
+        """
+        found = []
+        for name, cost in LIMIT_FIELDS.items():
+            text = getattr(self, name)
+            if text is None:
+                continue
+            try:
+                found.append(Limit(cost, max=parse_quantity(text, cost)))
+            except ValueError as error:
+                raise UsageError(f"--{name.replace('_', '-')}: {error}.") from None
+        return tuple(found)
+
+    def document(self) -> dict[str, Any]:
+        """Return the settings as plain data, for the manifest."""
+        return asdict(replace(self, out=None)) | {"out": None if self.out is None else str(self.out)}
+
+
+def from_document(data: dict[str, Any]) -> SearchConfig:
+    """Return the settings that a manifest holds."""
+    return SearchConfig(**{**data, "out": None if data["out"] is None else Path(data["out"])})

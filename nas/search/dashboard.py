@@ -1,0 +1,69 @@
+"""Open optuna-dashboard on a run, with our picture saved into the study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+
+from nas.errors import RunError, UsageError
+from nas.runs import open_run
+from nas.search.record import TrialRecord
+from nas.search.study import records, storage_url
+
+
+def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -> None:
+    """Serve the dashboard of a run until it is interrupted.
+
+    Raises:
+        RunError: no run there, or the port is taken. UsageError: optuna-dashboard is not installed.
+    """
+    study = save_plot(folder)
+    from optuna_dashboard import run_server
+
+    say(f"dashboard of {folder} ({study.study_name}): http://{host}:{port}  (Ctrl-C ends it)")
+    try:
+        run_server(study._storage, host=host, port=port)
+    except OSError as error:
+        raise RunError(f"{host}:{port}: cannot listen there ({error.strerror}). Try another --port.") from None
+
+
+def save_plot(folder: Path) -> optuna.Study:
+    """Save the plot of accuracy against step time into the study of a run, and return the study.
+
+    Raises:
+        RunError: no run there. UsageError: optuna-dashboard is not installed.
+    """
+    run = open_run(folder)
+    try:
+        import plotly.graph_objects as go
+        from optuna_dashboard import save_plotly_graph_object
+    except ImportError:
+        raise UsageError("nas dashboard: optuna-dashboard is not installed. Run: pip install 'phinas[dashboard]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.load_study(study_name=None, storage=storage_url(run.folder))
+    found = [record for record in records(study) if record.val_accuracy is not None and record.step_time_ms]
+    figure = go.Figure()
+    for kind in ("trained", "pruned"):
+        shown = [record for record in found if record.kind == kind]
+        figure.add_trace(
+            go.Scatter(
+                x=[_ratio(record) for record in shown],
+                y=[record.val_accuracy for record in shown],
+                text=[f"trial {record.number}: {record.arch}" for record in shown],
+                mode="markers",
+                name=kind,
+            )
+        )
+    figure.update_layout(
+        title="accuracy against training step time",
+        xaxis={"title": f"step time / {run.manifest['baseline']['name']}", "type": "log"},
+        yaxis={"title": "val_accuracy"},
+    )
+    save_plotly_graph_object(study, figure, graph_object_id="accuracy-step-time")
+    return study
+
+
+def _ratio(record: TrialRecord) -> float:
+    return (record.step_time_ms or 0.0) / (record.ref_step_time_ms or 1.0)

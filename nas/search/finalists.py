@@ -1,0 +1,135 @@
+"""The last word on a search: the best networks trained again with fresh seeds, because the best of many flatters itself.
+
+The highest of many noisy rewards is high partly by luck. The winner is chosen on trainings that had no part in
+selecting it; what the search's own reward was above them is its optimism, and is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nas.evaluate import Evaluator
+from nas.objective import Reward, ranked
+from nas.runs import Run, write_json
+from nas.search.loop import costs
+from nas.search.record import TrialRecord
+from nas.spec import ArchSpec
+
+FILE = "finalists.json"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network of the last round.
+
+    Args:
+        record: What the search saw of it. document: The network in the space language.
+        accuracies, rewards: One for each fresh seed.
+        step_time_ms, ref_step_time_ms: By the full protocol, one for each fresh seed.
+        accuracy, accuracy_error: Mean over fresh seeds, and its standard error (validation images and seeds together).
+        reward: Mean over fresh seeds. optimism: The search's reward minus that.
+    """
+
+    record: TrialRecord
+    document: Mapping[str, Any]
+    accuracies: tuple[float, ...]
+    rewards: tuple[float, ...]
+    step_time_ms: tuple[float, ...]
+    step_time_mad_ms: tuple[float, ...]
+    ref_step_time_ms: tuple[float, ...]
+    accuracy: float
+    accuracy_error: float
+    reward: float
+    optimism: float
+
+
+def best(records: Sequence[TrialRecord], reward: Reward, top_k: int) -> list[TrialRecord]:
+    """Return the best networks that were trained to the end."""
+    trained = {record.arch_hash: record for record in records if record.kind == "trained"}
+    order = ranked([record.candidate() for record in trained.values()], reward)
+    return [trained[candidate.arch_hash] for candidate in order[:top_k]]
+
+
+def measure_again(
+    finalists: Sequence[tuple[TrialRecord, ArchSpec]],
+    evaluator: Evaluator,
+    reward: Reward,
+    run: Run,
+    seeds: Sequence[int],
+    on_training: Callable[[TrialRecord, int], None],
+) -> list[Finalist]:
+    """Train each finalist with each fresh seed and time it by the full protocol; return them by falling reward.
+
+    Each training is stored in the run folder as it ends; a run that goes on does not repeat it.
+
+    Args:
+        on_training: Called with a finalist and a seed before each training.
+    """
+    stored: dict[str, dict[str, Any]] = {}
+    if run.path(FILE).exists():
+        stored = json.loads(run.path(FILE).read_text(encoding="utf-8"))["trainings"]
+    found = []
+    for record, spec in finalists:
+        trainings = []
+        for seed in seeds:
+            key = f"{record.arch_hash}-{seed}"
+            if key not in stored:
+                on_training(record, seed)
+                stored[key] = _train(evaluator, spec, seed)
+                write_json(run.path(FILE), {"trainings": stored})
+            trainings.append(stored[key])
+        found.append(_finalist(record, spec, trainings, reward))
+    found.sort(key=lambda item: -item.reward)
+    write_json(run.path(FILE), {"trainings": stored, "finalists": [asdict(item) for item in found]})
+    return found
+
+
+def _train(evaluator: Evaluator, spec: ArchSpec, seed: int) -> dict[str, Any]:
+    """Return the raw values of one fresh training and timing."""
+    values: dict[str, Any] = dict(costs(evaluator.measure(spec)))
+    state = None
+    for phase in range(1, evaluator.num_phases(spec) + 1):
+        result = evaluator.run_phase(spec, phase, state, seed=seed)
+        state = result.state
+        if result.training is None:
+            return values | {"val_accuracy": 0.0, "val_error": 0.0, "outcome": result.outcome}
+        values |= {"val_accuracy": result.training.val_accuracy, "val_error": result.training.val_error}
+    return values | {"outcome": "ok"}
+
+
+def _finalist(
+    record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[str, Any]], reward: Reward
+) -> Finalist:
+    assert record.num_params is not None and record.reward is not None
+    rewards = [
+        reward.score(
+            item["val_accuracy"],
+            step_time_ms=item["step_time_ms"],
+            ref_step_time_ms=item["ref_step_time_ms"],
+            num_params=record.num_params,
+        )
+        for item in trainings
+    ]
+    accuracies = [item["val_accuracy"] for item in trainings]
+    # All seeds are scored on the same validation images, so their sampling error does not shrink with more seeds.
+    between = statistics.stdev(accuracies) / math.sqrt(len(accuracies)) if len(accuracies) > 1 else 0.0
+    within = statistics.fmean(item["val_error"] for item in trainings)
+    mean = statistics.fmean(rewards)
+    return Finalist(
+        record=record,
+        document=spec.document(),
+        accuracies=tuple(accuracies),
+        rewards=tuple(rewards),
+        step_time_ms=tuple(item["step_time_ms"] for item in trainings),
+        step_time_mad_ms=tuple(item["step_time_mad_ms"] for item in trainings),
+        ref_step_time_ms=tuple(item["ref_step_time_ms"] for item in trainings),
+        accuracy=statistics.fmean(accuracies),
+        accuracy_error=math.hypot(between, within),
+        reward=mean,
+        optimism=record.reward - mean,
+    )

@@ -1,0 +1,240 @@
+"""The search loop: ask, decode, run phases, tell.
+
+The loop owns the study and is its only writer; engines run phases and bring back results. A network that was measured
+in this run is answered from memory and costs no budget.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import optuna
+import yaml
+from optuna.trial import Trial, TrialState
+
+from nas.cost import Measurement
+from nas.engine import Engine, Job, PhaseBug
+from nas.errors import SearchError, TrialBug
+from nas.evaluate import PhaseResult
+from nas.objective import Reward
+from nas.runs import Run, write_text
+from nas.search.record import BUDGETED, FAILED, TrialRecord
+from nas.search.study import distributions, values
+from nas.space import SearchSpace, choices, decode, forbidden, stored_choose
+from nas.spec import ArchSpec, summary
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the loop works under: the space, the score, and when to stop."""
+
+    space: SearchSpace
+    num_classes: int
+    in_channels: int
+    reward: Reward
+    budget: int
+    patience: int
+    seed: int
+
+
+@dataclass
+class _Flight:
+    """A trial in flight."""
+
+    trial: Trial
+    spec: ArchSpec
+    record: TrialRecord
+    accuracies: list[float] = field(default_factory=list)
+
+
+def run_loop(
+    study: optuna.Study,
+    engine: Engine,
+    terms: Terms,
+    num_phases: Callable[[ArchSpec], int],
+    run: Run,
+    known: list[TrialRecord],
+    on_trial: Callable[[TrialRecord], None],
+    on_phase: Callable[[TrialRecord, int], None],
+) -> list[TrialRecord]:
+    """Search until the budget is trained, and return all records of the run.
+
+    Args:
+        num_phases: Training phases of a network.
+        known: Records of the run so far; they count against the budget and answer duplicates.
+        on_trial: Called with the record of each trial that ends. on_phase: Called with what is known of a trial, and
+            the phase that starts.
+
+    Raises:
+        SearchError: too many trials failed, or no new network was found in `patience` suggestions.
+        TrialBug: the program failed on one network; it and the traceback are in the run folder.
+    """
+    asked = choices(terms.space)
+    domains = distributions(asked)
+    found = list(known)
+    memory = {record.arch_hash: record for record in known if record.duplicate_of is None}
+    flights: dict[int, _Flight] = {}
+    waiting: dict[str, list[_Flight]] = {}
+    idle = 0
+
+    def end(flight: _Flight, record: TrialRecord, first: TrialRecord | None = None) -> None:
+        """Store a trial's record and tell the study; `first` is what a duplicate repeats."""
+        engine.drop(flight.trial.number)
+        flights.pop(flight.trial.number, None)
+        _store(study, flight.trial, record, ended_as=(first or record).kind)
+        found.append(record)
+        if record.duplicate_of is None:
+            memory[record.arch_hash] = record
+        on_trial(record)
+        for twin in waiting.pop(record.arch_hash, []):
+            end(twin, _again(twin.record, record), record)
+
+    while True:
+        spent = sum(record.kind in BUDGETED for record in found)
+        while len(flights) < engine.slots and spent + len(flights) < terms.budget and idle < terms.patience:
+            trial = study.ask(domains)
+            spec = decode(
+                terms.space,
+                stored_choose(values(asked, trial.params)),
+                num_classes=terms.num_classes,
+                in_channels=terms.in_channels,
+            )
+            record = TrialRecord(trial.number, "", spec.arch_hash, summary(spec), params=dict(trial.params))
+            flight = _Flight(trial, spec, record)
+            idle += 1
+            rules = forbidden(terms.space, spec)
+            if record.arch_hash in memory:
+                first = memory[record.arch_hash]
+                end(flight, _again(record, first), first)
+            elif rules:
+                trial.set_constraint("forbid", float(len(rules)))
+                end(flight, replace(record, kind="forbidden", reason=f"forbidden by the space: {rules[0]}"))
+            elif any(other.record.arch_hash == record.arch_hash for other in flights.values()):
+                waiting.setdefault(record.arch_hash, []).append(flight)
+            else:
+                flights[trial.number] = flight
+                on_phase(record, 0)
+                engine.submit(Job(trial.number, spec, 0, terms.seed))
+        if not flights:
+            if spent < terms.budget:
+                raise SearchError(
+                    f"{terms.patience} suggestions in a row brought no new network: the space is exhausted, or its "
+                    f"rules and limits leave nothing. {spent} of {terms.budget} networks were trained. Widen the space "
+                    "or its limits, or use --sampler random."
+                )
+            return found
+        try:
+            job, result = engine.next()
+        except PhaseBug as bug:
+            raise _saved_bug(run, bug, flights[bug.job.trial]) from bug.__cause__
+        flight = flights[job.trial]
+        flight.record = record = _with_result(flight, result, terms.reward)
+        if result.outcome != "ok":
+            end(flight, replace(record, kind=result.outcome, reason=result.reason))
+            _check_failures(found, terms.budget)
+            continue
+        idle = 0  # a new network that can be trained
+        if result.training is not None:
+            assert record.reward is not None
+            flight.trial.report(record.reward, step=job.phase)
+        if job.phase == num_phases(flight.spec):
+            end(flight, replace(record, kind="trained"))
+        elif job.phase > 0 and flight.trial.should_prune():
+            end(flight, replace(record, kind="pruned", reason=f"reward below the median at the end of phase {job.phase}"))
+        else:
+            on_phase(record, job.phase + 1)
+            engine.submit(replace(job, phase=job.phase + 1))
+
+
+def _with_result(flight: _Flight, result: PhaseResult, reward: Reward) -> TrialRecord:
+    """Add what a phase showed to a trial's record."""
+    record = replace(flight.record, seconds=flight.record.seconds + result.seconds)
+    if result.phase == 0:
+        for name, slack in result.slacks.items():
+            flight.trial.set_constraint(name, slack)
+            flight.trial.set_user_attr(f"slack_{name}", round(slack, 4))
+        return replace(record, **costs(result.measurements))
+    if result.training is None:
+        return record
+    flight.accuracies.append(result.training.val_accuracy)
+    record = replace(
+        record,
+        val_accuracy=result.training.val_accuracy,
+        val_error=result.training.val_error,
+        train_loss=result.training.train_loss,
+        phase_accuracy=" ".join(f"{value:.4f}" for value in flight.accuracies),
+    )
+    assert record.step_time_ms and record.ref_step_time_ms and record.num_params
+    score = reward.score(
+        result.training.val_accuracy,
+        step_time_ms=record.step_time_ms,
+        ref_step_time_ms=record.ref_step_time_ms,
+        num_params=record.num_params,
+    )
+    return replace(record, reward=score)
+
+
+def costs(measurements: Mapping[str, Measurement]) -> dict[str, float | int]:
+    """Return measurements as the fields of a record."""
+    found: dict[str, float | int] = {name: item.value for name, item in measurements.items()}
+    if "step_time_ms" in measurements:
+        time = measurements["step_time_ms"]
+        found |= {"step_time_mad_ms": time.spread, "step_time_n": time.n}
+    return found
+
+
+def _again(record: TrialRecord, first: TrialRecord) -> TrialRecord:
+    """Return the record of a network that was met before: the first one's values, and no budget."""
+    return replace(
+        first,
+        number=record.number,
+        params=record.params,
+        kind="duplicate",
+        duplicate_of=first.number,
+        seconds=0.0,
+        reason=f"the network of trial {first.number} ({first.kind})",
+    )
+
+
+def _store(study: optuna.Study, trial: Trial, record: TrialRecord, ended_as: str) -> None:
+    """Write a record as attributes of its trial, then its end; killed in between, the trial counts as in flight.
+
+    Only a network trained to the end is complete. All others end as pruned, never as failed: samplers learn from pruned
+    trials and their constraints, and ignore failed ones (and would suggest the same again).
+    """
+    for name, value in record.attributes().items():
+        trial.set_user_attr(name, value)
+    unfit = ended_as in ("infeasible", "forbidden")
+    trial.set_user_attr("feasible", "no" if unfit else "yes")
+    if ended_as == "trained":
+        study.tell(trial, record.reward)
+        return
+    if record.duplicate_of is not None and record.reward is not None:
+        trial.report(record.reward, step=len(record.phase_accuracy.split()))
+    if record.duplicate_of is not None and unfit:
+        trial.set_constraint("duplicate_of_infeasible", 1.0)
+    study.tell(trial, state=TrialState.PRUNED)
+
+
+def _check_failures(found: list[TrialRecord], budget: int) -> None:
+    failed = [record for record in found if record.kind in FAILED]
+    most = max(10, budget // 4)
+    if len(failed) >= most and len(failed) * 2 > len(found):
+        kinds = ", ".join(sorted({record.kind for record in failed}))
+        raise SearchError(
+            f"{len(failed)} of {len(found)} trials failed ({kinds}); the last: {failed[-1].reason}. Lower the recipe's "
+            "batch_size or learning_rate, the space's resolution, or set --max-params; then start a new run."
+        )
+
+
+def _saved_bug(run: Run, bug: PhaseBug, flight: _Flight) -> TrialBug:
+    """Save the network and the traceback of a bug, and return the error that names them."""
+    arch, trace = (run.path(f"bug-{flight.record.arch_hash}.{ending}") for ending in ("yaml", "txt"))
+    write_text(arch, yaml.safe_dump(flight.spec.document(), sort_keys=False))
+    write_text(trace, "".join(traceback.format_exception(bug.__cause__)))
+    return TrialBug(
+        f"trial {bug.job.trial}, phase {bug.job.phase}: the program failed ({bug.__cause__!r}). The network is in {arch}, "
+        f"the traceback in {trace}. Look at the network with: nas show {arch}. Please report both files."
+    )

@@ -1,0 +1,94 @@
+"""One line of a run: what a trial was, what it measured and how it ended; kept as flat attributes of an Optuna trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import optuna
+import pandas as pd
+
+from nas.objective import Candidate
+from nas.spec import Value
+
+BUDGETED = ("trained", "pruned")
+"""The kinds that cost budget: a network that was trained, to the end or until the pruner stopped it."""
+
+FAILED = ("out_of_memory", "diverged", "timeout")
+"""The kinds that count against the failure budget."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial that has ended.
+
+    Args:
+        number: Optuna's number of the trial.
+        kind: `trained`, `pruned`, `duplicate`, `infeasible`, `forbidden`, `out_of_memory`, `diverged`, `timeout`.
+        arch_hash, arch: Identity, and the network in one readable line.
+        reward: The score; of a pruned trial its last report.
+        val_accuracy, val_error: 0..1 after the last phase trained, with its standard error.
+        train_loss: Mean over the last phase.
+        step_time_ms, step_time_mad_ms, step_time_n: Median, spread and number of timed steps.
+        ref_step_time_ms: The baseline's step time in the same measurement.
+        num_params, macs, peak_memory_mib: The other costs.
+        phase_accuracy: val_accuracy at each phase's end, as `0.61 0.73`.
+        seconds: Wall time of all phases. reason: Why it ended early. duplicate_of: Number of the first of its kind.
+        params: The choices, by name, as the sampler sees them.
+    """
+
+    number: int
+    kind: str
+    arch_hash: str
+    arch: str
+    reward: float | None = None
+    val_accuracy: float | None = None
+    val_error: float | None = None
+    train_loss: float | None = None
+    step_time_ms: float | None = None
+    step_time_mad_ms: float | None = None
+    step_time_n: int | None = None
+    ref_step_time_ms: float | None = None
+    num_params: float | None = None
+    macs: float | None = None
+    peak_memory_mib: float | None = None
+    phase_accuracy: str = ""
+    seconds: float = 0.0
+    reason: str = ""
+    duplicate_of: int | None = None
+    params: Mapping[str, Value] = field(default_factory=dict)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes to store on the trial: what is known, flat, with units in the names."""
+        skip = {"number", "params"}
+        known = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in skip}
+        return {
+            name: value for name, value in known.items() if value not in (None, "") and not (name == "seconds" and not value)
+        }
+
+    def candidate(self) -> Candidate:
+        """Return the raw values that a score is computed from; only of a trained network."""
+        values = (self.val_accuracy, self.val_error, self.step_time_ms, self.ref_step_time_ms, self.num_params)
+        assert all(value is not None for value in values)
+        return Candidate(self.arch_hash, *(float(value) for value in values if value is not None))
+
+
+def from_trial(trial: optuna.trial.FrozenTrial) -> TrialRecord | None:
+    """Return the record of a trial, or None where it has none (it runs, waits, or was interrupted)."""
+    if "kind" not in trial.user_attrs or not trial.state.is_finished():
+        return None
+    known = {item.name for item in fields(TrialRecord)} - {"number", "params"}
+    values = {name: value for name, value in trial.user_attrs.items() if name in known}
+    return TrialRecord(number=trial.number, params=dict(trial.params), **values)
+
+
+def table(records: Iterable[TrialRecord]) -> pd.DataFrame:
+    """Return records as a table, a row each: the columns of `TrialRecord`, then the choices as `param:<name>`."""
+    columns = [item.name for item in fields(TrialRecord) if item.name != "params"]
+    rows = [
+        {name: getattr(record, name) for name in columns}
+        | {f"param:{name}": value for name, value in record.params.items()}
+        for record in records
+    ]
+    return pd.DataFrame(rows, columns=None if rows else columns)

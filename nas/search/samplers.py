@@ -1,0 +1,41 @@
+"""Samplers by name, each with every setting written out, so that a new Optuna changes no search silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+
+from nas.registry import Registry
+
+Make = Callable[[int], optuna.samplers.BaseSampler]
+"""Makes a sampler from a seed."""
+
+SAMPLERS: Registry[Make] = Registry("sampler")
+
+SAMPLERS.register("random", lambda seed: optuna.samplers.RandomSampler(seed=seed))
+SAMPLERS.register(
+    "tpe",
+    lambda seed: optuna.samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=20,
+        n_ei_candidates=64,
+        multivariate=True,
+        group=False,
+        constant_liar=True,
+    ),
+)
+SAMPLERS.register(
+    "gp",
+    lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=20, deterministic_objective=False),
+)
+SAMPLERS.register("nsga2", lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20))
+
+PRUNERS: Registry[Callable[[], optuna.pruners.BasePruner]] = Registry("pruner")
+
+PRUNERS.register("none", optuna.pruners.NopPruner)
+PRUNERS.register(
+    "median",
+    # A trial is compared with others at the same phase, that is at the same resolution; ten must have been there.
+    lambda: optuna.pruners.MedianPruner(n_startup_trials=10, n_warmup_steps=0, interval_steps=1, n_min_trials=10),
+)

@@ -1,0 +1,245 @@
+"""One search, from settings to winner: opens the run, loads the data, runs the loop, measures again, reports."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+import torch
+import yaml
+
+import nas
+from nas import catalog, runs
+from nas.data import Dataset
+from nas.data import load as load_data
+from nas.engine import InlineEngine
+from nas.errors import SearchError, UsageError
+from nas.evaluate import Evaluator, describe_device, pick_device
+from nas.objective import Reward, tightest, warnings
+from nas.report import write_report
+from nas.runs import Run
+from nas.search import config as configs
+from nas.search.config import SearchConfig
+from nas.search.finalists import Finalist, best, measure_again
+from nas.search.loop import Terms, run_loop
+from nas.search.record import BUDGETED, TrialRecord, table
+from nas.search.samplers import PRUNERS, SAMPLERS
+from nas.search.study import open_study, records, requeue_interrupted, values
+from nas.space import SearchSpace, choices, decode, stored_choose
+from nas.spec import ArchSpec
+from nas.train.recipes import RECIPES, Recipe, from_document, load_recipe
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        run: Its folder. records: Every trial that ended. finalists: The best, measured again, the winner first.
+        winner: The winning network. warnings: What the reader should know before trusting it.
+    """
+
+    run: Run
+    records: tuple[TrialRecord, ...]
+    finalists: tuple[Finalist, ...]
+    winner: ArchSpec
+    warnings: tuple[str, ...]
+
+
+class Watcher(Protocol):
+    """Whoever wants to see a search go on; the command line draws its progress with one."""
+
+    def packing(self, done: int, total: int) -> None:
+        """Images have been decoded."""
+
+    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
+        """The search begins, with `known` networks trained already."""
+
+    def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
+        """A phase of a trial begins."""
+
+    def trial(self, record: TrialRecord) -> None:
+        """A trial has ended."""
+
+    def finalist(self, record: TrialRecord, seed: int) -> None:
+        """A finalist is trained again."""
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def packing(self, done: int, total: int) -> None:
+        """Ignore it."""
+
+    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
+        """Ignore it."""
+
+    def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
+        """Ignore it."""
+
+    def trial(self, record: TrialRecord) -> None:
+        """Ignore it."""
+
+    def finalist(self, record: TrialRecord, seed: int) -> None:
+        """Ignore it."""
+
+
+def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None, **settings: Any) -> SearchResult:
+    """Search a space for a network that is accurate and cheap to train, on this device.
+
+    Args:
+        config: The settings; or give them by name: `search(space="v2_tiny", budget=12)`.
+        watcher: Sees the search go on.
+
+    Raises:
+        NasError: one of its kinds, for anything a user can mend.
+    """
+    if config is not None and settings:
+        raise UsageError(f"search: found config and {', '.join(settings)}; give one or the other.")
+    config = config or SearchConfig(**settings)
+    SAMPLERS[config.sampler], PRUNERS[config.pruner]  # before any work
+    space = catalog.load_space(config.space)
+    recipe = load_recipe(config.recipe or space.recipe)
+    return _run(config, space, recipe, None, watcher or Silent())
+
+
+def resume(folder: Path, *, budget: int | None = None, watcher: Watcher | None = None) -> SearchResult:
+    """Continue a search from its folder, with its own settings; only the budget may be raised.
+
+    Raises:
+        RunError: no run there, or its data or device are not what they were.
+    """
+    run = runs.open_run(folder)
+    if run.manifest["kind"] != "search":
+        raise UsageError(f"--resume: {folder} is a {run.manifest['kind']} run, not a search.")
+    config = configs.from_document(run.manifest["config"])
+    if budget is not None:
+        config = replace(config, budget=budget)
+    space = catalog.load_space(run.path("space.yaml"))
+    recipe = from_document(dict(run.manifest["recipe"]), where=str(run.path("manifest.json")))
+    return _run(config, space, recipe, run, watcher or Silent())
+
+
+def _run(config: SearchConfig, space: SearchSpace, recipe: Recipe, run: Run | None, watcher: Watcher) -> SearchResult:
+    device = pick_device(config.device)
+    limits = tightest(space.limits, config.limits())
+    largest = max(int(float(mult) * space.max_resolution) for mult in space.resolution_mult.values)
+    data = load_data(config.data, resolution=largest, seed=0, progress=watcher.packing)
+    classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
+    baseline = catalog.baseline(space, **classes)
+    evaluator = Evaluator(
+        data, recipe, device, baseline=baseline, limits=limits, w=config.w, timeout_s=config.trial_timeout_s
+    )
+    reward = Reward(config.w, config.v, evaluator.ref_params())
+    facts = _facts(config, space, recipe, data, device, evaluator, reward, limits)
+    if run is None:
+        run = runs.create(None, "search", f"{space.name}-{facts['device']['type']}", facts, config.out)
+        runs.write_text(run.path("space.yaml"), yaml.safe_dump(_whole(space), sort_keys=False))
+    else:
+        runs.check_same(run, facts)
+    study = open_study(
+        run.folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed
+    )
+    requeue_interrupted(study)
+    known = records(study)
+    watcher.started(run, data, facts, sum(record.kind in BUDGETED for record in known))
+    folder, everything = run, list(known)
+
+    def on_trial(record: TrialRecord) -> None:
+        everything.append(record)
+        runs.write_text(folder.path("trials.csv"), table(everything).to_csv(index=False))
+        watcher.trial(record)
+
+    engine = InlineEngine(evaluator)
+    try:
+        found = run_loop(
+            study,
+            engine,
+            Terms(space, data.num_classes, data.in_channels, reward, config.budget, config.patience, config.seed),
+            evaluator.num_phases,
+            run,
+            known,
+            on_trial,
+            lambda record, phase: watcher.phase(record, phase, recipe.progressive.phases),
+        )
+    finally:
+        engine.close()
+    top = best(found, reward, config.top_k)
+    if not top:
+        kinds = ", ".join(sorted({record.kind for record in found}))
+        raise SearchError(f"no network was trained to the end (trials: {kinds}). Raise the budget or use --pruner none.")
+    specs = [(record, spec_of(record, space, **classes)) for record in top]
+    seeds = range(config.seed + 1, config.seed + 1 + config.top_k_seeds)
+    finalists = measure_again(specs, evaluator, reward, run, seeds, watcher.finalist)
+    notes = warnings([record.candidate() for record in found if record.kind == "trained"], reward)
+    winner = next(spec for record, spec in specs if record.arch_hash == finalists[0].record.arch_hash)
+    winner = replace(winner, name=f"{space.name}-winner-{winner.arch_hash[:6]}", reference=f"found by nas search, run {run.folder.name}")
+    runs.write_text(run.path("winner.yaml"), yaml.safe_dump(winner.document(), sort_keys=False))
+    runs.write_json(run.path("warnings.json"), notes)
+    write_report(run.folder)
+    return SearchResult(run, tuple(found), tuple(finalists), winner, tuple(notes))
+
+
+def spec_of(record: TrialRecord, space: SearchSpace, *, num_classes: int, in_channels: int) -> ArchSpec:
+    """Return the network of a record, decoded again from its choices."""
+    choose = stored_choose(values(choices(space), record.params))
+    return decode(space, choose, num_classes=num_classes, in_channels=in_channels)
+
+
+def _facts(
+    config: SearchConfig,
+    space: SearchSpace,
+    recipe: Recipe,
+    data: Dataset,
+    device: torch.device,
+    evaluator: Evaluator,
+    reward: Reward,
+    limits: tuple[Any, ...],
+) -> dict[str, Any]:
+    """Return what the manifest says of a run before any network is trained."""
+    used = {"train": len(evaluator.data.train_labels), "val": len(evaluator.data.val_labels)}
+    return {
+        "space": space.name,
+        "space_hash": space.space_hash,
+        "baseline": {"name": evaluator.baseline.name, "num_params": reward.ref_params, "hash": evaluator.baseline.arch_hash},
+        "config": config.document(),
+        "recipe": recipe.document(),
+        "reward": {"w": reward.w, "v": reward.v},
+        "limits": [vars(limit) for limit in limits],
+        "sampler": config.sampler,
+        "pruner": config.pruner,
+        "seed": config.seed,
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "classes": data.num_classes,
+            "channels": data.in_channels,
+            "stored_size": data.size,
+            "train_images": len(data.train.labels),
+            "val_images": len(data.val.labels),
+            "used_train_images": used["train"],
+            "used_val_images": used["val"],
+            "train_share": round(used["train"] / len(data.train.labels), 4),
+            "notes": list(data.notes),
+        },
+        "device": describe_device(device),
+        "versions": {
+            "phinas": nas.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "optuna", "numpy", "pandas")},
+        },
+        "command": " ".join(Path(item).name if index == 0 else item for index, item in enumerate(sys.argv)),
+    }
+
+
+def _whole(space: SearchSpace) -> Any:
+    """Return the whole space as plain data, `extends` followed, so that the run does not depend on other files."""
+    return yaml.safe_load(space.text)
+
+

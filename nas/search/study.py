@@ -1,0 +1,83 @@
+"""The Optuna study of a run: made, opened, and read back as records. The process that owns the run is its only writer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from nas.errors import RunError
+from nas.search.record import TrialRecord, from_trial
+from nas.search.samplers import PRUNERS, SAMPLERS
+from nas.space import Domain
+from nas.spec import Value
+
+
+def storage_url(folder: Path) -> str:
+    """Return the storage of a run: an SQLite file that the dashboard can read while the run goes on."""
+    return f"sqlite:///{(folder / 'study.db').resolve()}"
+
+
+def open_study(folder: Path, name: str, *, sampler: str, pruner: str, seed: int) -> optuna.Study:
+    """Make or load the study of a run, with a sampler that does not repeat itself.
+
+    A seeded sampler that is made anew would suggest its first networks again; its seed therefore moves with the number
+    of trials that the study has.
+
+    Raises:
+        UnknownNameError: no such sampler or pruner. RunError: the database cannot be opened.
+    """
+    make, prune = SAMPLERS[sampler], PRUNERS[pruner]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    try:
+        study = optuna.create_study(
+            storage=storage_url(folder), study_name=name, direction="maximize", load_if_exists=True, pruner=prune()
+        )
+        trials = len(study.get_trials(deepcopy=False))
+    except Exception as error:  # SQLAlchemy raises many kinds; each means that the file is no usable database
+        raise RunError(
+            f"{folder / 'study.db'}: cannot be opened as a study ({str(error).splitlines()[0]}). "
+            "Check that the folder can be written and that the disk is not full."
+        ) from None
+    study.sampler = make(seed + trials)
+    return study
+
+
+def distributions(choices: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
+    """Return what the sampler sees of each choice: an ordered domain as its indices, another as categories."""
+    return {
+        name: IntDistribution(0, len(domain.values) - 1) if domain.ordered else CategoricalDistribution(domain.values)
+        for name, domain in choices.items()
+    }
+
+
+def values(choices: Mapping[str, Domain], params: Mapping[str, Value]) -> dict[str, Value]:
+    """Turn a trial's parameters back into values: an index of an ordered domain into the value at it."""
+    return {
+        name: domain.values[int(params[name])] if domain.ordered else params[name] for name, domain in choices.items()
+    }
+
+
+def records(study: optuna.Study) -> list[TrialRecord]:
+    """Return the records of all trials that have ended, by number."""
+    found = (from_trial(trial) for trial in study.get_trials(deepcopy=False))
+    return [record for record in found if record is not None]
+
+
+def requeue_interrupted(study: optuna.Study) -> int:
+    """Queue again what was in flight when a run ended, and return how many that were.
+
+    A trial that was running has no owner any more: it is closed as failed, and its choices wait at the head of the
+    queue, so that they are trained first and the sampler is not asked for them again.
+    """
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in running:
+        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params:
+            study.enqueue_trial(dict(trial.params), user_attrs={"again_after": trial.number})
+    return len(running)
