@@ -1,0 +1,1 @@
+"""Side-by-side runs, each one command, each writing JSON under `results/`."""
