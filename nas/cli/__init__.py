@@ -24,9 +24,14 @@ def cli(debug: bool) -> None:
 
 @cli.command()
 @click.option("--space", default="v2", show_default=True, help="A shipped space (see `nas show`) or a YAML file.")
-@click.option("--budget", type=click.IntRange(1), help="Networks to train (50 unless given). With --resume: a new budget.")
 @click.option(
-    "--data", default="fashion-mnist-subset", show_default=True, help="Folder of images by class, .parquet, or built-in."
+    "--budget", type=click.IntRange(1), help="Networks to train (50 unless given). With --resume: a new budget."
+)
+@click.option(
+    "--data",
+    default="fashion-mnist-subset",
+    show_default=True,
+    help="Folder of images by class, .parquet, or built-in.",
 )
 @click.option("--recipe", help="quick, standard or a YAML file; the space's own unless given.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
@@ -43,7 +48,7 @@ def cli(debug: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")
 @click.option("--resume", type=click.Path(path_type=Path), help="Continue this run, with its own settings.")
 @click.pass_context
-def search(context: click.Context, resume: Path | None, **settings: Any) -> None:
+def search(context: click.Context, /, resume: Path | None, **settings: Any) -> None:
     """Search a space: train short proxies, measure their step time, name a winner.
 
     The reward is accuracy x (step time / baseline)^w x (params / baseline)^v, with the step time measured here.
@@ -56,32 +61,37 @@ def search(context: click.Context, resume: Path | None, **settings: Any) -> None
     if resume is not None and set(given) - {"budget"}:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given if name != "budget")
         raise click.UsageError(f"{options}: a resumed run keeps its own settings; only --budget may be changed.")
-    from nas import search as package
     from nas.cli._progress import SearchProgress
+    from nas.search import resume as continue_run
+    from nas.search import search as start_run
 
     progress = SearchProgress()
     try:
         with progress:
             if resume is not None:
-                result = package.resume(resume, budget=settings["budget"], watcher=progress)
+                result = continue_run(resume, budget=settings["budget"], watcher=progress)
             else:
-                result = package.search(**given, watcher=progress)
+                result = start_run(**given, watcher=progress)
     except KeyboardInterrupt:
         if progress.folder is not None:
-            click.echo(f"Interrupted. Nothing measured is lost. Continue with: nas search --resume {progress.folder}", err=True)
+            click.echo(
+                f"Interrupted. Nothing measured is lost. Continue with: nas search --resume {progress.folder}", err=True
+            )
         sys.exit(130)
     progress.finished(result)
 
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--resolution", type=click.IntRange(8), help="Count at this input size (pixels) instead of the network's own.")
+@click.option("--resolution", type=click.IntRange(8), help="Count at this input size, in pixels.")
 @click.option("--num-classes", type=click.IntRange(1), help="Count with a classifier of this many classes.")
 @click.option("--verify", is_flag=True, help="Build the network and count it again with fvcore.")
 @click.option("--time", "timed", is_flag=True, help="Measure the training step here, by the full protocol.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Batch of --time.")
 @click.option("--device", default="auto", show_default=True, help="Device of --time.")
-def show(name: str | None, resolution: int | None, num_classes: int | None, verify: bool, timed: bool, **timing: Any) -> None:
+def show(
+    name: str | None, resolution: int | None, num_classes: int | None, verify: bool, timed: bool, **timing: Any
+) -> None:
     """Print a space (what it holds) or an architecture (a table of its stages). Without a NAME, list what is shipped."""
     from nas.cli import _show
 

@@ -76,14 +76,14 @@ class SearchProgress:
             f"[bold]recipe[/]   {recipe['name']}: {recipe['epochs']:g} epochs, {recipe['progressive']['phases']} phases, "
             f"batch {recipe['batch_size']}"
         )
-        print_(f"[bold]device[/]   {device['type']} ({place})" + ("" if device["type"] == "cuda" else "; no GPU is used"))
+        print_(
+            f"[bold]device[/]   {device['type']} ({place})" + ("" if device["type"] == "cuda" else "; no GPU is used")
+        )
         print_(f"[bold]run[/]      {run.folder}")
         print_(f"         [dim]watch it: nas dashboard {run.folder}[/]")
         if known:
             print_(f"         continuing: {known} networks are trained already")
-        print_(
-            "[dim]trial kind        reward   accuracy         step time (x baseline)  params   network[/]"
-        )
+        print_("[dim]trial kind        reward   accuracy         step time (x baseline)  params   network[/]")
         self._bar.update(self._task, description="searching", completed=known, total=self._budget)
 
     def phase(self, record: TrialRecord, phase: int, phases: int) -> None:

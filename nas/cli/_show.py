@@ -54,19 +54,25 @@ def show(
         _time(spec, batch_size, device)
 
 
+def _console() -> Console:
+    """Return a console that cuts nothing off: as wide as the terminal, or wide enough for any table in a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
 def _space(space: SearchSpace) -> None:
     from nas.lint import lint
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     report = lint(space)
     console.print(f"[bold]{space.name}[/]  {space.reference}")
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("stage")
+    table.add_column("stage", no_wrap=True)
     layers = dict(space.layers())
     keys = ["block", "kernel_size", "expand_ratio", "se_ratio", "out_channels", "num_layers", "stride"]
     keys += sorted({key for layer in layers.values() for key in layer.options} - set(keys))
     for key in keys:
-        table.add_column(key)
+        table.add_column(key, overflow="fold")
     for place, layer in layers.items():
         cells = [layer.options.get(key) or getattr(layer, key, None) for key in keys]
         table.add_row(place, *(_domain(cell) for cell in cells))
@@ -87,7 +93,9 @@ def _space(space: SearchSpace) -> None:
     console.print(f"encodings            {report.raw_size:.4g}")
     console.print(f"distinct networks    {size}")
     n = report.sampled
-    console.print(f"of {n} random ones   {report.forbidden / n:.1%} forbidden, {report.infeasible / n:.1%} beyond a limit")
+    console.print(
+        f"of {n} random ones   {report.forbidden / n:.1%} forbidden, {report.infeasible / n:.1%} beyond a limit"
+    )
     for label, values in (("params", report.params), ("MACs", report.macs)):
         console.print(f"{label:20s} {' / '.join(format_count(value) for value in values)}  (least / median / most)")
     for line in report.useless:
@@ -111,7 +119,7 @@ def _architecture(spec: ArchSpec) -> None:
     from nas.cost import count, table
     from nas.models import timm_definition
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     resolved = spec.resolved()
     definition = timm_definition(spec)
     console.print(f"[bold]{spec.name}[/]  {spec.reference}")
@@ -124,12 +132,16 @@ def _architecture(spec: ArchSpec) -> None:
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for head in ("stage", "output", "params", "MACs"):
         grid.add_column(head, justify="left" if head == "stage" else "right")
-    grid.add_column("timm")
+    grid.add_column("timm", overflow="fold")
     for row in table(spec):
         runs = ""
         if row.part.startswith("s") and row.part[1:].isdigit() and definition is not None:
             runs = ", ".join(definition[int(row.part[1:]) - 1])
-        shape = f"{row.out_channels} x {row.out_size} x {row.out_size}" if row.part != "classifier" else f"{row.out_channels}"
+        shape = (
+            f"{row.out_channels} x {row.out_size} x {row.out_size}"
+            if row.part != "classifier"
+            else f"{row.out_channels}"
+        )
         grid.add_row(row.part, shape, f"{row.count.params:,}", f"{row.count.macs:,}", runs)
     total = count(spec)
     grid.add_row("total", "", f"{total.params:,}", f"{total.macs:,}", "", style="bold")
