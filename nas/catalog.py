@@ -35,10 +35,11 @@ def load_arch(
     found = load_space(name)
     still_open = list(space.choices(found))
     if still_open:
+        shown = ", ".join(still_open[:3]) + (", ..." if len(still_open) > 3 else "")
         raise SpaceError(
             [
-                f"{name}: a search space with {len(still_open)} open choices ({', '.join(still_open[:3])}, ...), "
-                "not an architecture. Name a network, or a space file in which every key has one value."
+                f"{name}: a search space with {len(still_open)} open choices ({shown}), not an architecture. "
+                "Name a network, or a space file in which every key has one value."
             ]
         )
     spec = space.decode(found, space.middle_choose, num_classes=num_classes)

@@ -18,8 +18,8 @@ A message reads *where: what was found; what is allowed. What to do.* and fits o
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class NasError(Exception):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nas.cost import count
 from nas.models import places
 from nas.objective import slacks
 from nas.space import Domain, SearchSpace, choices, decode, forbidden, random_choose
-from nas.space.decode import decode_stage
-from nas.spec import ArchSpec, StageSpec
+from nas.space.decode import Choose, decode_stage
+from nas.spec import ArchSpec, LayerSpec, StageSpec, Value
 
-_ENUMERABLE = 200_000
+_ENUMERABLE = 50_000
+"""Forms of all parts together that are enumerated (a second or two)."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class SpaceReport:
     Args:
         choices: Open choices by name.
         raw_size: Product of the numbers of options.
-        size: Distinct networks, before `forbid` and limits; None where a stage is too large to enumerate.
+        size: Distinct networks, before `forbid` and limits; None where there are too many to enumerate.
         sampled: Networks drawn at random. forbidden, infeasible: Of these, how many break a rule, or a counted limit.
         params, macs: Least, median and most of the sample.
         useless: Choices that can never matter. warnings: What else the author should know.
@@ -50,7 +52,8 @@ def lint(space: SearchSpace, samples: int = 500, seed: int = 0) -> SpaceReport:
     counts = [count(spec) for spec in drawn]
     broken = [bool(forbidden(space, spec)) for spec in drawn]
     beyond = [
-        any(slack > 0 for slack in slacks({"num_params": c.params, "macs": c.macs}, space.limits).values()) for c in counts
+        any(slack > 0 for slack in slacks({"num_params": c.params, "macs": c.macs}, space.limits).values())
+        for c in counts
     ]
     open_choices = choices(space)
     report = SpaceReport(
@@ -71,75 +74,147 @@ def lint(space: SearchSpace, samples: int = 500, seed: int = 0) -> SpaceReport:
 def distinct(space: SearchSpace) -> int | None:
     """Count the distinct networks of a space: after masking, rounding and merging, before rules and limits.
 
-    Two networks differ if any part differs once the multipliers are applied, so the count is a product of the distinct
-    forms of each part, summed over the distinct choices that act on all parts at once.
+    Once the choices that act on all parts (multipliers, activation, resolution) are made, the parts are chosen
+    independently: the networks are a product of the distinct forms of each part. Two such products can share
+    networks (a multiplier that rounding swallows), so the size of their union is counted. None where there are too
+    many to enumerate.
     """
-    globals_ = {name: domain for name, domain in choices(space).items() if "." not in name}
-    if math.prod(len(domain.values) for domain in globals_.values()) > 1000:
+    products = _products(space)
+    if products is None:
         return None
-    forms: dict[tuple[object, ...], int] = {}
-    for values in itertools.product(*(domain.values for domain in globals_.values())):
-        chosen = dict(zip(globals_, values, strict=True))
-        base = decode(space, lambda name, domain, chosen=chosen: chosen.get(name, domain.values[0]))  # type: ignore[misc]
-        total = 1
-        for number in range(1, len(space.stages) + 1):
-            found = _stage_forms(space, number, base)
-            if found is None:
-                return None
-            total *= found
-        for part in ("stem", "head"):
-            total *= _end_forms(space, part, base)
+    by_scalars: dict[Scalars, set[tuple[frozenset[Form], ...]]] = {}
+    for product in products.values():
+        forms = tuple(frozenset(part.values()) for part in product.parts)
+        by_scalars.setdefault(product.scalars, set()).add(forms)
+    sizes = [union_size(list(boxes)) for boxes in by_scalars.values()]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def union_size(boxes: Sequence[tuple[frozenset[Form], ...]]) -> int | None:
+    """Return how many tuples lie in at least one of some products of sets, or None where that takes too long.
+
+    Part by part: the forms of a part are grouped by the products that hold them, and each group goes on with those.
+    """
+    known: dict[tuple[int, frozenset[int]], int] = {}
+
+    def tuples(part: int, inside: frozenset[int]) -> int:
+        if part == len(boxes[0]):
+            return 1
+        if (part, inside) not in known:
+            if len(known) > _ENUMERABLE:
+                raise OverflowError
+            holders: dict[Form, set[int]] = {}
+            for box in inside:
+                for form in boxes[box][part]:
+                    holders.setdefault(form, set()).add(box)
+            groups = Counter(frozenset(held) for held in holders.values())
+            known[part, inside] = sum(size * tuples(part + 1, group) for group, size in groups.items())
+        return known[part, inside]
+
+    try:
+        return tuples(0, frozenset(range(len(boxes))))
+    except OverflowError:
+        return None
+
+
+Form = LayerSpec | StageSpec | None
+"""A part of a resolved network: stem or head (or none), or a stage."""
+
+Scalars = tuple[int, float, float]
+"""Resolution, dropout and drop path of a resolved network."""
+
+
+@dataclass(frozen=True)
+class _Product:
+    """The networks that are left once the choices that act on all parts are made.
+
+    Args:
+        parts: For each part its resolved form by the values of its own choices.
+    """
+
+    scalars: Scalars
+    parts: tuple[dict[tuple[Value, ...], Form], ...]
+
+
+def _by_part(space: SearchSpace) -> dict[str, dict[str, Domain]]:
+    """Return the open choices by the part they act on (`stem`, `s1`, ..., `head`); "" holds those that act on all."""
+    parts = ["", "stem", *(f"s{number}" for number in range(1, len(space.stages) + 1)), "head"]
+    found: dict[str, dict[str, Domain]] = {part: {} for part in parts}
+    for name, domain in choices(space).items():
+        found[name.partition(".")[0] if "." in name else ""][name] = domain
+    return found
+
+
+def _products(space: SearchSpace) -> dict[tuple[Value, ...], _Product] | None:
+    """Return the product of forms for every choice of values that act on all parts, or None where that is too much."""
+    by_part = _by_part(space)
+    for_all = by_part.pop("")
+    sizes = [math.prod(len(domain.values) for domain in part.values()) for part in (for_all, *by_part.values())]
+    if sizes[0] * sum(sizes[1:]) > _ENUMERABLE:
+        return None
+    products = {}
+    for shared in _every(for_all):
+        base = decode(space, _chooser(shared))
+        activation = str(shared.get("activation", space.activation.values[0]))
+        parts = []
+        for part, domains in by_part.items():
+            forms = {}
+            for own in _every(domains):
+                choose = _chooser({**shared, **own})
+                if part in ("stem", "head"):
+                    form: Form = getattr(decode(space, choose).resolved(), part)
+                else:
+                    form = base.resolved_stage(decode_stage(space, int(part[1:]), choose, activation))
+                forms[tuple(own.values())] = form
+            parts.append(forms)
         resolved = base.resolved()
-        key = (resolved.resolution, resolved.dropout, resolved.drop_path, space.activation.values, str(chosen))
-        forms[key] = total
-    return sum(forms.values())
+        scalars = resolved.resolution, resolved.dropout, resolved.drop_path
+        products[tuple(shared.values())] = _Product(scalars, tuple(parts))
+    return products
 
 
-def _stage_forms(space: SearchSpace, number: int, base: ArchSpec) -> int | None:
-    """Count the distinct resolved forms of one stage."""
-    asked: dict[str, Domain] = {}
+def _chooser(chosen: Mapping[str, Value]) -> Choose:
+    """Return a chooser that answers what is given, and the first value of everything else."""
 
-    def record(name: str, domain: Domain) -> object:
-        asked[name] = domain
-        return domain.values[0]
+    def choose(name: str, domain: Domain) -> Value:
+        return chosen.get(name, domain.values[0])
 
-    decode_stage(space, number, record, base)  # type: ignore[arg-type]
-    if math.prod(len(domain.values) for domain in asked.values()) > _ENUMERABLE:
-        return None
-    found: set[StageSpec] = set()
-    for chosen in _every(asked):
-        stage = decode_stage(space, number, lambda name, domain, chosen=chosen: chosen[name], base)  # type: ignore[misc]
-        found.add(base.resolved_stage(stage))
-    return len(found)
+    return choose
 
 
-def _end_forms(space: SearchSpace, part: str, base: ArchSpec) -> int:
-    open_here = {name: domain for name, domain in choices(space).items() if name.startswith(f"{part}.")}
-    found = set()
-    for chosen in _every(open_here):
-        spec = decode(space, lambda name, domain, chosen=chosen: chosen.get(name, domain.values[0]))  # type: ignore[misc]
-        spec = replace(spec, width_mult=base.width_mult)
-        found.add(getattr(spec.resolved(), part))
-    return len(found)
-
-
-def _every(domains: dict[str, Domain]) -> Iterator[dict[str, object]]:
+def _every(domains: Mapping[str, Domain]) -> Iterator[dict[str, Value]]:
     for values in itertools.product(*(domain.values for domain in domains.values())):
         yield dict(zip(domains, values, strict=True))
 
 
 def _useless(space: SearchSpace) -> Iterator[str]:
-    """Yield the choices that no block of their place reads."""
-    for name, layer in space.layers():
-        for block in layer.block.values:
-            if all(domain.fixed for domain in layer.options.values()):
-                break
-            unread = [
-                key
-                for key, domain in layer.options.items()
-                if not domain.fixed and key not in space.rules[str(block)].keys and layer.block.fixed
-            ]
-            yield from (f"{name}.{key}: {block} does not read it" for key in unread)
+    """Yield the choices that no block of their place reads, and those whose values all give the same network."""
+    for place, layer in space.layers():
+        blocks = ", ".join(map(str, layer.block.values))
+        for key, domain in layer.unread.items():
+            if not domain.fixed:
+                yield f"{place}.{key}: {blocks} does not read it"
+    products = _products(space)
+    if products is None:
+        return
+    by_part = _by_part(space)
+    tables: list[tuple[list[str], list[Mapping[tuple[Value, ...], object]]]] = [(list(by_part.pop("")), [products])]
+    for index, domains in enumerate(by_part.values()):
+        tables.append((list(domains), [product.parts[index] for product in products.values()]))
+    for names, outcomes in tables:
+        for index, name in enumerate(names):
+            if all(_without_effect(index, table) for table in outcomes):
+                yield f"{name}: every value gives the same network"
+
+
+def _without_effect(index: int, table: Mapping[tuple[Value, ...], object]) -> bool:
+    """Tell whether the outcomes of a table depend on all values but the one at an index."""
+    seen: dict[tuple[Value, ...], object] = {}
+    for values, outcome in table.items():
+        others = values[:index] + values[index + 1 :]
+        if seen.setdefault(others, outcome) != outcome:
+            return False
+    return True
 
 
 def _warnings(space: SearchSpace, report: SpaceReport, drawn: list[ArchSpec]) -> Iterator[str]:
@@ -151,7 +226,7 @@ def _warnings(space: SearchSpace, report: SpaceReport, drawn: list[ArchSpec]) ->
         )
     allowed = 1 - (report.forbidden + report.infeasible) / report.sampled
     if allowed < 0.05:
-        yield f"only {allowed:.1%} of random networks meet the rules and limits: the search will spend its time refusing."
+        yield f"only {allowed:.1%} of random networks meet the rules and limits: the search will mostly refuse."
     if report.size is not None and report.size < 50:
         yield f"only {report.size} distinct networks: train them all instead of searching."
     if space.baseline is None:

@@ -82,21 +82,26 @@ class Network(nn.Module):
             stages.setdefault(place.part, []).append(module)
             width = place.args.out_channels
         stem = stages.pop("stem")[0]
-        self.conv_stem, self.bn1, self.act1 = stem.conv, stem.bn1, stem.act1
-        head = stages.pop("head", [None])[0]
+        self.conv_stem, self.bn1, self.act1 = _parts(stem)
+        head = stages.pop("head", None)
         self.blocks = nn.Sequential(*(nn.Sequential(*blocks) for blocks in stages.values()))
-        if head is None:
-            self.conv_head, self.bn2, self.act2 = nn.Identity(), nn.Identity(), nn.Identity()
-        else:
-            self.conv_head, self.bn2, self.act2 = head.conv, head.bn1, head.act1
+        self.conv_head, self.bn2, self.act2 = (
+            (nn.Identity(), nn.Identity(), nn.Identity()) if head is None else _parts(head[0])
+        )
         self.dropout = nn.Dropout(spec.dropout)
         self.classifier = nn.Linear(width, spec.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the class scores of a batch of images."""
         x = self.act1(self.bn1(self.conv_stem(x)))
         x = self.act2(self.bn2(self.conv_head(self.blocks(x))))
         scores: Tensor = self.classifier(self.dropout(x.mean((2, 3))))
         return scores
+
+
+def _parts(block: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Return convolution, norm and activation of a `conv` block: timm keeps those of stem and head at top level."""
+    return block.get_submodule("conv"), block.get_submodule("bn1"), block.get_submodule("act1")
 
 
 def build(spec: ArchSpec, *, seed: int | None = None) -> Network:

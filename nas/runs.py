@@ -1,4 +1,4 @@
-"""The run folder: what a command was asked to do, written before it does anything, and files that are whole or absent."""
+"""The run folder: what a command was asked to do, written before it does it, and files that are whole or absent."""
 
 from __future__ import annotations
 
@@ -86,6 +86,8 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         raise RunError(f"{path}: {what}. Runs lie under results/ unless --out named another place.")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"found {type(content).__name__}, not a mapping")
     except (OSError, ValueError) as error:
         raise RunError(f"{manifest}: cannot be read ({error}). The run cannot be continued without it.") from None
     if content.get("manifest_version") != MANIFEST_VERSION:
@@ -104,7 +106,9 @@ def latest(root: Path | None = None, kind: str = "search") -> Path:
     """
     base = root or Path("results")
     found = sorted(
-        path.parent for path in base.glob("*/manifest.json") if path.parent.name != "published" and kind in path.parent.name
+        path.parent
+        for path in base.glob("*/manifest.json")
+        if path.parent.name != "published" and kind in path.parent.name
     )
     if not found:
         raise RunError(f"{base}: holds no {kind} run. Make one with `nas {kind}`, or name a run folder.")
@@ -135,11 +139,20 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         RunError: it cannot be written (a full disk, a read-only folder); the old file is as it was.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole, as `write_text` does.
+
+    Raises:
+        RunError: as there.
+    """
     handle = None
     try:
         descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(handle, 0o644)

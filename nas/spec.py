@@ -92,7 +92,7 @@ class Key:
         """Say which values are allowed."""
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[self.kind]
         if self.odd:
-            words = words.replace("whole", "odd whole")
+            words = words.replace("a whole", "an odd whole")
         if self.minimum is not None:
             words += f" from {self.minimum:g}"
         if self.maximum is not None:
@@ -227,7 +227,7 @@ class ArchSpec:
         runs = [self._wide(layer) for layer in stage.layers]
         left_before, left_after = stage.num_layers, round_depth(stage.num_layers, self.depth_mult)
         # A stage of several runs is scaled as a whole and the layers are spread from its last run backwards, as
-        # timm does (`_scale_stage_depth`): every run keeps a layer, and the total is that of the whole stage.
+        # timm does (`_scale_stage_depth`): the total is that of the whole stage, or more where a run needs its one layer.
         for index in reversed(range(len(runs))):
             before = runs[index].num_layers
             after = max(1, round(before / left_before * left_after))
@@ -310,8 +310,10 @@ def merged(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
     """Join neighbouring runs that are the same but for their length: one network, one text."""
     out: list[LayerSpec] = []
     for layer in layers:
-        if out and layer.stride == 1 and replace(layer, num_layers=1, stride=out[-1].stride) == replace(
-            out[-1], num_layers=1
+        if (
+            out
+            and layer.stride == 1
+            and replace(layer, num_layers=1, stride=out[-1].stride) == replace(out[-1], num_layers=1)
         ):
             out[-1] = replace(out[-1], num_layers=out[-1].num_layers + layer.num_layers)
         else:
@@ -327,9 +329,7 @@ def summary(spec: ArchSpec) -> str:
             options = "".join(
                 f"_{_SHORT.get(key, key)}{_plain(value)}" for key, value in layer.options if value not in (0, False)
             )
-            parts.append(
-                f"{_SHORT.get(layer.block, layer.block)}{options}_c{layer.out_channels}x{layer.num_layers}"
-            )
+            parts.append(f"{_SHORT.get(layer.block, layer.block)}{options}_c{layer.out_channels}x{layer.num_layers}")
     return f"{spec.resolved().resolution}px " + " ".join(parts)
 
 
@@ -338,9 +338,7 @@ _SHORT = {"kernel_size": "k", "expand_ratio": "e", "se_ratio": "se", "fused_mbco
 
 def strides(layers: tuple[LayerSpec, ...]) -> list[tuple[LayerSpec, int]]:
     """Return every block of some runs with its own stride: the run's for the first, 1 for the others."""
-    return [
-        (layer, layer.stride if index == 0 else 1) for layer in layers for index in range(layer.num_layers)
-    ]
+    return [(layer, layer.stride if index == 0 else 1) for layer in layers for index in range(layer.num_layers)]
 
 
 def _plain(value: Any) -> Any:

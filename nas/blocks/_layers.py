@@ -1,4 +1,4 @@
-"""The parts that blocks are made of, each with its count: convolution, norm, activation, squeeze-excitation, drop path."""
+"""The parts of blocks, each with its count: convolution, norm, activation, squeeze-excitation, drop path."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class SqueezeExcite(nn.Module):
         self.conv_expand = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.conv_expand(self.act1(self.conv_reduce(x.mean((2, 3), keepdim=True))))
+        gate: Tensor = self.conv_expand(self.act1(self.conv_reduce(x.mean((2, 3), keepdim=True))))
         return x * gate.sigmoid()
 
 

@@ -36,7 +36,5 @@ def timm(layer: LayerSpec) -> str:
 
 BLOCKS.register(
     "conv",
-    BlockType(
-        BlockRule({"kernel_size": KERNEL_SIZE}, roles=frozenset({"stem", "stage", "head"})), Conv, count, timm
-    ),
+    BlockType(BlockRule({"kernel_size": KERNEL_SIZE}, roles=frozenset({"stem", "stage", "head"})), Conv, count, timm),
 )

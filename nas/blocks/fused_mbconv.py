@@ -46,8 +46,8 @@ class FusedMBConv(nn.Module):
         self.drop_path = DropPath(args.drop_path if args.residual else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.se(self.act1(self.bn1(self.conv_exp(x))))
-        y = self.drop_path(self.bn2(self.conv_pwl(y)))
+        x_wide = self.se(self.act1(self.bn1(self.conv_exp(x))))
+        y: Tensor = self.drop_path(self.bn2(self.conv_pwl(x_wide)))
         return x + y if self.residual else y
 
 
@@ -63,7 +63,7 @@ class FusedMBConvE1(nn.Module):
         self.drop_path = DropPath(args.drop_path if args.residual else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.drop_path(self.act1(self.bn1(self.conv(x))))
+        y: Tensor = self.drop_path(self.act1(self.bn1(self.conv(x))))
         return x + y if self.residual else y
 
 
@@ -101,9 +101,7 @@ def timm(layer: LayerSpec) -> str:
 BLOCKS.register(
     "fused_mbconv",
     BlockType(
-        BlockRule(
-            {"kernel_size": KERNEL_SIZE, "expand_ratio": EXPAND_RATIO, "se_ratio": SE_RATIO}, masked=masked
-        ),
+        BlockRule({"kernel_size": KERNEL_SIZE, "expand_ratio": EXPAND_RATIO, "se_ratio": SE_RATIO}, masked=masked),
         build,
         count,
         timm,

@@ -46,9 +46,9 @@ class MBConv(nn.Module):
         self.drop_path = DropPath(args.drop_path if args.residual else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv_pw(x)))
-        y = self.se(self.act2(self.bn2(self.conv_dw(y))))
-        y = self.drop_path(self.bn3(self.conv_pwl(y)))
+        x_wide = self.act1(self.bn1(self.conv_pw(x)))
+        x_wide = self.se(self.act2(self.bn2(self.conv_dw(x_wide))))
+        y: Tensor = self.drop_path(self.bn3(self.conv_pwl(x_wide)))
         return x + y if self.residual else y
 
 
@@ -68,8 +68,8 @@ class MBConvE1(nn.Module):
         self.drop_path = DropPath(args.drop_path if args.residual else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.se(self.act1(self.bn1(self.conv_dw(x))))
-        y = self.drop_path(self.bn2(self.conv_pw(y)))
+        x_deep = self.se(self.act1(self.bn1(self.conv_dw(x))))
+        y: Tensor = self.drop_path(self.bn2(self.conv_pw(x_deep)))
         return x + y if self.residual else y
 
 

@@ -33,7 +33,9 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.value) and self.value > 0 and math.isfinite(self.spread)):
-            raise MeasurementError(f"measured {self.value} {self.unit} on {self.device}; a cost is positive and finite.")
+            raise MeasurementError(
+                f"measured {self.value} {self.unit} on {self.device}; a cost is positive and finite."
+            )
 
 
 Step = Callable[[], object]

@@ -89,7 +89,7 @@ def search_target(accuracy: float, accuracy_error: float, w: float) -> float:
 def _block(step: Step, count: int, device: torch.device) -> float:
     """Return milliseconds per step over one block."""
     if device.type == "cuda":
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first, last = _event(), _event()
         first.record()
         for _ in range(count):
             step()
@@ -102,8 +102,15 @@ def _block(step: Step, count: int, device: torch.device) -> float:
     return (time.perf_counter() - start) * 1e3 / count
 
 
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
 def _repeats(step: Step, device: torch.device, block_s: float) -> int:
-    return max(1, math.ceil(block_s * 1e3 / _block(step, 1, device))) if block_s else 1
+    if not block_s:
+        return 1
+    once = _block(step, 1, device)
+    return max(1, math.ceil(block_s * 1e3 / once)) if once > 0 else 1
 
 
 def _settle(step: Step, count: int, device: torch.device, protocol: Protocol) -> None:
@@ -118,6 +125,8 @@ def _settle(step: Step, count: int, device: torch.device, protocol: Protocol) ->
 def _relative_error(times: Sequence[float]) -> float:
     """Return the relative standard error of the median: 1.2533 * sigma / sqrt(n), with sigma = 1.4826 * MAD."""
     median = statistics.median(times)
+    if median <= 0:  # a clock too coarse for one step: sample on, and let the measurement refuse a zero
+        return math.inf
     return 1.2533 * 1.4826 * _mad(times) / math.sqrt(len(times)) / median
 
 

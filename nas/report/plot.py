@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from nas.objective import pareto
 from nas.report.read import RunView
+from nas.runs import write_bytes
 
 
 def write_plot(view: RunView, path: Path) -> None:
-    """Draw every trained network by relative step time and accuracy, the front and the finalists, as a PNG."""
+    """Draw every trained network by relative step time and accuracy, the front and the finalists, as a PNG.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     figure = Figure(figsize=(7.5, 4.8), dpi=130, layout="constrained")
     axes = figure.subplots()
     candidates = view.candidates()
@@ -65,8 +69,6 @@ def write_plot(view: RunView, path: Path) -> None:
     axes.set_title(f"{manifest['space']} on {manifest['data']['name']}, {manifest['device']['name']}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
-    descriptor, handle = tempfile.mkstemp(dir=path.parent, suffix=".png")
-    os.close(descriptor)
-    figure.savefig(handle)
-    os.chmod(handle, 0o644)
-    os.replace(handle, path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_bytes(path, picture.getvalue())

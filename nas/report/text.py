@@ -49,7 +49,8 @@ def _winner(view: RunView) -> list[str]:
         "",
         f"`{record['arch_hash']}` `{record['arch']}`",
         "",
-        f"- accuracy {first['accuracy']:.4f} ± {first['accuracy_error']:.4f} over {len(first['accuracies'])} fresh seeds",
+        f"- accuracy {first['accuracy']:.4f} ± {first['accuracy_error']:.4f} "
+        f"over {len(first['accuracies'])} fresh seeds",
         f"- step time {fmean(first['step_time_ms']):.2f} ms (MAD {max(first['step_time_mad_ms']):.2f}), "
         f"{_ratio(first):.2f} x the baseline's in the same minutes",
         f"- {format_count(record['num_params'])} parameters, {format_count(record['macs'])} MACs",
@@ -69,7 +70,15 @@ def _winner(view: RunView) -> list[str]:
         ]
         for item in view.finalists
     ]
-    heads = ["finalist", "reward, fresh", "reward, search", "optimism", "accuracy, fresh", "step time / baseline", "params"]
+    heads = [
+        "finalist",
+        "reward, fresh",
+        "reward, search",
+        "optimism",
+        "accuracy, fresh",
+        "step time / baseline",
+        "params",
+    ]
     lines += [*_table(heads, rows), ""]
     if len(view.finalists) > 1:
         second = view.finalists[1]
@@ -77,7 +86,8 @@ def _winner(view: RunView) -> list[str]:
         error = (first["accuracy_error"] ** 2 + second["accuracy_error"] ** 2) ** 0.5
         if abs(gap) < 2 * error:
             lines += [
-                f"The first two cannot be told apart by accuracy (difference {gap:+.4f}, twice its error {2 * error:.4f}).",
+                f"The first two cannot be told apart by accuracy (difference {gap:+.4f}, "
+                f"twice its error {2 * error:.4f}).",
                 "",
             ]
     return lines
@@ -145,14 +155,15 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
         f"{format_count(manifest['baseline']['num_params'])} parameters",
         f"- reward accuracy · (step time / baseline)^{manifest['reward']['w']:g} · "
         f"(params / baseline)^{manifest['reward']['v']:g}",
-        f"- data {data['name']} (`{data['fingerprint']}`): {data['used_train_images']} of {data['train_images']} training and "
-        f"{data['used_val_images']} of {data['val_images']} validation images, {data['classes']} classes",
+        f"- data {data['name']} (`{data['fingerprint']}`): {data['used_train_images']} of {data['train_images']} "
+        f"training and {data['used_val_images']} of {data['val_images']} validation images, {data['classes']} classes",
         *[f"- {note}" for note in data["notes"]],
         f"- recipe {recipe['name']}: {recipe['epochs']:g} epochs in {recipe['progressive']['phases']} phases from "
         f"{sizes[0]:.0%} to {sizes[1]:.0%} of the network's resolution, batch {recipe['batch_size']}",
         f"- sampler {manifest['sampler']}, pruner {manifest['pruner']}, seed {manifest['seed']}",
         f"- device {device['name']} ({', '.join(f'{k} {v}' for k, v in device.items() if k not in ('name', 'type'))})",
-        f"- versions {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}; git {manifest['git']}",
+        f"- versions {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}; "
+        f"git {manifest['git']}",
     ]
     return ["## Conditions", "", *lines, ""]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ class SearchConfig:
     out: Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("space", "data", "recipe", "out"):  # a path in place of a name, and a name in place of a path
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value) if name == "out" else os.fspath(value))
         for name, least in (("budget", 1), ("top_k", 1), ("top_k_seeds", 1), ("patience", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}; allowed: {least} or more.")

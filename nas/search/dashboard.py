@@ -40,8 +40,12 @@ def save_plot(folder: Path) -> optuna.Study:
         import plotly.graph_objects as go
         from optuna_dashboard import save_plotly_graph_object
     except ImportError:
-        raise UsageError("nas dashboard: optuna-dashboard is not installed. Run: pip install 'phinas[dashboard]'") from None
+        raise UsageError(
+            "nas dashboard: optuna-dashboard is not installed. Run: pip install 'phinas[dashboard]'"
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not run.path("study.db").is_file():
+        raise RunError(f"{run.folder}: has no study yet. Start it: nas search --resume {run.folder}")
     study = optuna.load_study(study_name=None, storage=storage_url(run.folder))
     found = [record for record in records(study) if record.val_accuracy is not None and record.step_time_ms]
     figure = go.Figure()

@@ -1,4 +1,4 @@
-"""The last word on a search: the best networks trained again with fresh seeds, because the best of many flatters itself.
+"""The last word on a search: the best networks trained again with fresh seeds, for the best of many flatters itself.
 
 The highest of many noisy rewards is high partly by luck. The winner is chosen on trainings that had no part in
 selecting it; what the search's own reward was above them is its optimism, and is printed.
@@ -102,9 +102,7 @@ def _train(evaluator: Evaluator, spec: ArchSpec, seed: int) -> dict[str, Any]:
     return values | {"outcome": "ok"}
 
 
-def _finalist(
-    record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[str, Any]], reward: Reward
-) -> Finalist:
+def _finalist(record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[str, Any]], reward: Reward) -> Finalist:
     assert record.num_params is not None and record.reward is not None
     rewards = [
         reward.score(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import optuna
 import yaml
@@ -132,6 +133,8 @@ def run_loop(
         flight = flights[job.trial]
         flight.record = record = _with_result(flight, result, terms.reward)
         if result.outcome != "ok":
+            if result.outcome != "infeasible":  # whose constraints are its slacks; the sampler is to stay away from all
+                flight.trial.set_constraint("failed", 1.0)
             end(flight, replace(record, kind=result.outcome, reason=result.reason))
             _check_failures(found, terms.budget)
             continue
@@ -142,7 +145,10 @@ def run_loop(
         if job.phase == num_phases(flight.spec):
             end(flight, replace(record, kind="trained"))
         elif job.phase > 0 and flight.trial.should_prune():
-            end(flight, replace(record, kind="pruned", reason=f"reward below the median at the end of phase {job.phase}"))
+            end(
+                flight,
+                replace(record, kind="pruned", reason=f"reward below the median at the end of phase {job.phase}"),
+            )
         else:
             on_phase(record, job.phase + 1)
             engine.submit(replace(job, phase=job.phase + 1))
@@ -155,7 +161,8 @@ def _with_result(flight: _Flight, result: PhaseResult, reward: Reward) -> TrialR
         for name, slack in result.slacks.items():
             flight.trial.set_constraint(name, slack)
             flight.trial.set_user_attr(f"slack_{name}", round(slack, 4))
-        return replace(record, **costs(result.measurements))
+        known: dict[str, Any] = costs(result.measurements)
+        return replace(record, **known)
     if result.training is None:
         return record
     flight.accuracies.append(result.training.val_accuracy)
@@ -213,8 +220,8 @@ def _store(study: optuna.Study, trial: Trial, record: TrialRecord, ended_as: str
         return
     if record.duplicate_of is not None and record.reward is not None:
         trial.report(record.reward, step=len(record.phase_accuracy.split()))
-    if record.duplicate_of is not None and unfit:
-        trial.set_constraint("duplicate_of_infeasible", 1.0)
+    if record.duplicate_of is not None and (unfit or ended_as in FAILED):
+        trial.set_constraint(f"duplicate_of_{'infeasible' if unfit else 'failed'}", 1.0)
     study.tell(trial, state=TrialState.PRUNED)
 
 
@@ -235,6 +242,6 @@ def _saved_bug(run: Run, bug: PhaseBug, flight: _Flight) -> TrialBug:
     write_text(arch, yaml.safe_dump(flight.spec.document(), sort_keys=False))
     write_text(trace, "".join(traceback.format_exception(bug.__cause__)))
     return TrialBug(
-        f"trial {bug.job.trial}, phase {bug.job.phase}: the program failed ({bug.__cause__!r}). The network is in {arch}, "
-        f"the traceback in {trace}. Look at the network with: nas show {arch}. Please report both files."
+        f"trial {bug.job.trial}, phase {bug.job.phase}: the program failed ({bug.__cause__!r}). The network is in "
+        f"{arch}, the traceback in {trace}. Look at the network with: nas show {arch}. Please report both files."
     )

@@ -1,4 +1,4 @@
-"""One line of a run: what a trial was, what it measured and how it ended; kept as flat attributes of an Optuna trial."""
+"""One line of a run: what a trial was, what it measured, how it ended; kept as flat attributes of an Optuna trial."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
+from optuna.trial import TrialState
 
 from nas.objective import Candidate
 from nas.spec import Value
@@ -64,7 +65,9 @@ class TrialRecord:
         skip = {"number", "params"}
         known = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in skip}
         return {
-            name: value for name, value in known.items() if value not in (None, "") and not (name == "seconds" and not value)
+            name: value
+            for name, value in known.items()
+            if value not in (None, "") and not (name == "seconds" and not value)
         }
 
     def candidate(self) -> Candidate:
@@ -76,7 +79,9 @@ class TrialRecord:
 
 def from_trial(trial: optuna.trial.FrozenTrial) -> TrialRecord | None:
     """Return the record of a trial, or None where it has none (it runs, waits, or was interrupted)."""
-    if "kind" not in trial.user_attrs or not trial.state.is_finished():
+    # A run killed between a trial's attributes and its end leaves the one without the other. Such a trial is closed as
+    # failed and trained again when the run goes on; it must not count twice.
+    if "kind" not in trial.user_attrs or trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         return None
     known = {item.name for item in fields(TrialRecord)} - {"number", "params"}
     values = {name: value for name, value in trial.user_attrs.items() if name in known}

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import optuna
 
+from nas.errors import UsageError
 from nas.registry import Registry
 
 Make = Callable[[int], optuna.samplers.BaseSampler]
 """Makes a sampler from a seed."""
 
 SAMPLERS: Registry[Make] = Registry("sampler")
+
+
+def _gp(seed: int) -> optuna.samplers.BaseSampler:
+    if find_spec("scipy") is None:  # optuna asks for it only after the random trials, in the middle of a search
+        raise UsageError("--sampler gp: needs SciPy, which is not installed. Run: pip install scipy")
+    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=20, deterministic_objective=False)
+
 
 SAMPLERS.register("random", lambda seed: optuna.samplers.RandomSampler(seed=seed))
 SAMPLERS.register(
@@ -25,10 +34,7 @@ SAMPLERS.register(
         constant_liar=True,
     ),
 )
-SAMPLERS.register(
-    "gp",
-    lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=20, deterministic_objective=False),
-)
+SAMPLERS.register("gp", _gp)
 SAMPLERS.register("nsga2", lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20))
 
 PRUNERS: Registry[Callable[[], optuna.pruners.BasePruner]] = Registry("pruner")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import optuna
 import torch
 import yaml
 
@@ -33,7 +32,7 @@ from nas.search.samplers import PRUNERS, SAMPLERS
 from nas.search.study import open_study, records, requeue_interrupted, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
-from nas.train.recipes import RECIPES, Recipe, from_document, load_recipe
+from nas.train.recipes import Recipe, from_document, load_recipe
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     if config is not None and settings:
         raise UsageError(f"search: found config and {', '.join(settings)}; give one or the other.")
     config = config or SearchConfig(**settings)
-    SAMPLERS[config.sampler], PRUNERS[config.pruner]  # before any work
+    SAMPLERS[config.sampler](config.seed), PRUNERS[config.pruner]  # before any work
     space = catalog.load_space(config.space)
     recipe = load_recipe(config.recipe or space.recipe)
     return _run(config, space, recipe, None, watcher or Silent())
@@ -173,13 +172,19 @@ def _run(config: SearchConfig, space: SearchSpace, recipe: Recipe, run: Run | No
     top = best(found, reward, config.top_k)
     if not top:
         kinds = ", ".join(sorted({record.kind for record in found}))
-        raise SearchError(f"no network was trained to the end (trials: {kinds}). Raise the budget or use --pruner none.")
+        raise SearchError(
+            f"no network was trained to the end (trials: {kinds}). Raise the budget or use --pruner none."
+        )
     specs = [(record, spec_of(record, space, **classes)) for record in top]
     seeds = range(config.seed + 1, config.seed + 1 + config.top_k_seeds)
     finalists = measure_again(specs, evaluator, reward, run, seeds, watcher.finalist)
     notes = warnings([record.candidate() for record in found if record.kind == "trained"], reward)
     winner = next(spec for record, spec in specs if record.arch_hash == finalists[0].record.arch_hash)
-    winner = replace(winner, name=f"{space.name}-winner-{winner.arch_hash[:6]}", reference=f"found by nas search, run {run.folder.name}")
+    winner = replace(
+        winner,
+        name=f"{space.name}-winner-{winner.arch_hash[:6]}",
+        reference=f"found by nas search, run {run.folder.name}",
+    )
     runs.write_text(run.path("winner.yaml"), yaml.safe_dump(winner.document(), sort_keys=False))
     runs.write_json(run.path("warnings.json"), notes)
     write_report(run.folder)
@@ -207,7 +212,11 @@ def _facts(
     return {
         "space": space.name,
         "space_hash": space.space_hash,
-        "baseline": {"name": evaluator.baseline.name, "num_params": reward.ref_params, "hash": evaluator.baseline.arch_hash},
+        "baseline": {
+            "name": evaluator.baseline.name,
+            "num_params": reward.ref_params,
+            "hash": evaluator.baseline.arch_hash,
+        },
         "config": config.document(),
         "recipe": recipe.document(),
         "reward": {"w": reward.w, "v": reward.v},
@@ -241,5 +250,3 @@ def _facts(
 def _whole(space: SearchSpace) -> Any:
     """Return the whole space as plain data, `extends` followed, so that the run does not depend on other files."""
     return yaml.safe_load(space.text)
-
-

@@ -1,4 +1,4 @@
-"""The Optuna study of a run: made, opened, and read back as records. The process that owns the run is its only writer."""
+"""The Optuna study of a run: made, opened, read back as records. The process that owns the run is its only writer."""
 
 from __future__ import annotations
 

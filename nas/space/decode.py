@@ -66,13 +66,13 @@ def decode(
     )
 
 
-def decode_stage(space: SearchSpace, number: int, choose: Choose, base: ArchSpec) -> StageSpec:
-    """Make the choices of one stage (numbered from 1) of a space, with the activation of another decoding."""
+def decode_stage(space: SearchSpace, number: int, choose: Choose, activation: str) -> StageSpec:
+    """Make the choices of one stage (numbered from 1) of a space; `activation` is that of the whole network."""
 
     def pick(name: str, domain: Domain) -> Value:
         return domain.values[0] if domain.fixed else choose(name, domain)
 
-    return _stage(f"s{number}", space.stages[number - 1], pick, base.stem.activation, space.rules)
+    return _stage(f"s{number}", space.stages[number - 1], pick, activation, space.rules)
 
 
 def _stage(prefix: str, stage: StageSpace, pick: Choose, activation: str, rules: Rules) -> StageSpec:
@@ -96,9 +96,7 @@ def _stage(prefix: str, stage: StageSpace, pick: Choose, activation: str, rules:
         return 1 if key == "stride" and where != f"{prefix}.l1" else shared[key]
 
     most = int(max(float(value) for value in layer.num_layers.values))
-    layers = [
-        _layer(f"{prefix}.l{index}", layer, pick_layer, activation, rules) for index in range(1, most + 1)
-    ]
+    layers = [_layer(f"{prefix}.l{index}", layer, pick_layer, activation, rules) for index in range(1, most + 1)]
     return StageSpec(merged(tuple(layers[:num_layers])))
 
 

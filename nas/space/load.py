@@ -13,10 +13,9 @@ import yaml
 from nas.errors import SpaceError, UnknownNameError
 from nas.space import library
 from nas.space.model import SearchSpace
+from nas.space.problems import KeyPath, show_path
 from nas.space.schema import build_space
 from nas.spec import Rules
-
-KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -70,17 +69,15 @@ def _parse(path: Path) -> Document:
         raise SpaceError([f"{shown(path)}: cannot be read ({error}). Give a UTF-8 YAML file."]) from None
     places: dict[KeyPath, str] = {(): f"{shown(path)}:1"}
     problems: list[str] = []
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         data = None if root is None else _construct(loader, root, (), places, problems, shown(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         reason = getattr(error, "problem", None) or str(error)
         raise SpaceError([f"{shown(path)}:{line}: not YAML: {reason}. Check indentation and brackets."]) from None
-    finally:
-        loader.dispose()
     if problems:
         raise SpaceError(problems)
     return Document(data, places)
@@ -109,7 +106,7 @@ def _construct(
         return [
             _construct(loader, item, (*path, index), places, problems, file) for index, item in enumerate(node.value)
         ]
-    return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node, deep=True)
 
 
 def _extended(document: Document, path: Path, where: KeyPath, seen: tuple[Path, ...]) -> Document:
@@ -130,6 +127,7 @@ def _extended(document: Document, path: Path, where: KeyPath, seen: tuple[Path, 
     places = {(*where, *key): value for key, value in parent.places.items()}
     own = {key: value for key, value in child.items() if key != "extends"}
     data, problems = _merge(parent.data, own, where, document.places, places)
+    places[where] = document.places.get(where, place)
     if problems:
         raise SpaceError(problems)
     return _with(Document(document.data, {**document.places, **places}), where, data)
@@ -191,11 +189,3 @@ def _with(document: Document, where: KeyPath, value: Any) -> Document:
     data = dict(document.data)
     data[where[0]] = value
     return Document(data, document.places)
-
-
-def show_path(path: KeyPath) -> str:
-    """Write a path as people do: `stages[2].kernel_size`."""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text

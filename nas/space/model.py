@@ -28,7 +28,12 @@ class Domain:
 
 @dataclass(frozen=True)
 class LayerSpace:
-    """A run of equal blocks, each key a domain. `options` holds the keys that any of its blocks reads."""
+    """A run of equal blocks, each key a domain.
+
+    Args:
+        options: The keys that any of its blocks reads.
+        unread: The keys that the file gives and none of its blocks reads; they are never asked for.
+    """
 
     block: Domain
     out_channels: Domain
@@ -36,6 +41,7 @@ class LayerSpace:
     stride: Domain
     activation: Domain | None
     options: Mapping[str, Domain]
+    unread: Mapping[str, Domain] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pydantic_core import ErrorDetails
 
 from nas.errors import SpaceError, nearest
 from nas.space.decode import choices, decode
-from nas.space.model import Domain, ForbidRule, LayerSpace, Limit, SearchSpace, StageSpace
-from nas.space.units import COST_UNITS, parse_quantity
+from nas.space.model import Domain, ForbidRule, LayerSpace, SearchSpace, StageSpace
+from nas.space.problems import KeyPath, Problem, by_line, cross_checks, limits, line, raw_problems
 from nas.spec import Key, Rules, Value
 
 ACTIVATIONS = ("silu", "relu", "relu6", "hard_swish")
@@ -50,7 +50,7 @@ _FIXED_KEYS: dict[str, Key] = {
 _DROPOUT = Key(float, 0.2, minimum=0, maximum=0.95)
 
 
-def build_space(data: Any, places: Mapping[tuple[str | int, ...], str], rules: Rules, default_name: str) -> SearchSpace:
+def build_space(data: Any, places: Mapping[KeyPath, str], rules: Rules, default_name: str) -> SearchSpace:
     """Turn the plain data of a file into a space.
 
     Args:
@@ -59,30 +59,38 @@ def build_space(data: Any, places: Mapping[tuple[str | int, ...], str], rules: R
         rules: The blocks that may be named, and the keys they read.
 
     Raises:
-        SpaceError: all problems of the file.
+        SpaceError: all problems of the file, its baseline's among them.
     """
-    problems = [f"{_place(places, path)}: {show_loc(path)}: {text}" for path, text in _raw_problems(data)]
+    space, problems = _read(data, rules, default_name)
+    if space is None or problems:
+        raise SpaceError(by_line([line(problem, places) for problem in problems]))
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return replace(space, text=text, space_hash=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _read(data: Any, rules: Rules, default_name: str) -> tuple[SearchSpace | None, list[Problem]]:
+    """Return the space, where its own keys allow one, and every problem of it and of its baseline."""
+    space = None
+    problems = list(raw_problems(data))
     try:
         model = _models(rules).model_validate(data)
     except ValidationError as error:
-        raise SpaceError(_by_line([_line(item, places, rules) for item in error.errors()] + problems)) from None
-    if problems:
-        raise SpaceError(_by_line(problems))
-    space = _space(model, rules, default_name)
-    problems = _cross_checks(space, places)
-    if problems:
-        raise SpaceError(_by_line(problems))
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    space = replace(space, text=text, space_hash=hashlib.sha256(text.encode()).hexdigest()[:16])
-    if "baseline" not in data:
-        return space
-    nested = {path[1:]: place for path, place in places.items() if path[:1] == ("baseline",)}
-    baseline = build_space(data["baseline"], nested, rules, default_name=f"{space.name}-baseline")
-    still_open = ", ".join(choices(baseline))
-    if still_open:
-        place = _place(places, ("baseline",))
-        raise SpaceError([f"{place}: baseline: leaves {still_open} open; a network has no choices. Fix them."])
-    return replace(space, baseline=decode(baseline, _never))
+        problems += [_problem(item, rules) for item in error.errors()]
+    else:
+        if not problems:
+            space = _space(model, rules, default_name)
+            problems += cross_checks(space)
+    if isinstance(data.get("baseline"), dict):
+        name = default_name if space is None else space.name
+        baseline, more = _read(data["baseline"], rules, f"{name}-baseline")
+        problems += [(("baseline", *path), text) for path, text in more]
+        still_open = [] if baseline is None else list(choices(baseline))
+        if still_open:
+            text = f"leaves {', '.join(still_open)} open; a network has no choices. Fix them."
+            problems.append((("baseline",), text))
+        elif space is not None and baseline is not None:
+            space = replace(space, baseline=decode(baseline, _never))
+    return space, problems
 
 
 def parse_domain(key: Key, value: Any) -> Domain:
@@ -156,8 +164,12 @@ def _models(rules: Rules) -> type[BaseModel]:
     layer_keys: dict[str, Any] = {"block": block("stage"), "activation": activation, **keys}
 
     run = create_model("Run", __config__=_STRICT, **layer_keys)
-    stage_keys = layer_keys | {"layers": (Annotated[list[run], Field(min_length=1)] | None, None), "per_layer": (list[str], [])}  # type: ignore[valid-type]
+    stage_keys = layer_keys | {
+        "layers": (Annotated[list[run], Field(min_length=1)] | None, None),
+        "per_layer": (list[str], []),
+    }
     stage = create_model("Stage", __config__=_STRICT, **stage_keys)
+    stages: Any = Annotated[list[stage], Field(min_length=1)]
     ends = _without(layer_keys, "num_layers")
     stem = create_model("Stem", __config__=_STRICT, **ends | {"block": block("stem")})
     dropout = _field(partial(parse_domain, _DROPOUT), None)
@@ -169,7 +181,7 @@ def _models(rules: Rules) -> type[BaseModel]:
         "recipe": (str, "standard"),
         "activation": activation,
         "stem": (stem, ...),
-        "stages": (Annotated[list[stage], Field(min_length=1)], ...),  # type: ignore[valid-type]
+        "stages": (stages, ...),
         "head": (head, ...),
         "forbid": (list[dict[str, Any]], []),
         "constraints": (dict[str, Any], {}),
@@ -186,60 +198,44 @@ def _options(rules: Rules) -> dict[str, Key]:
     return {name: key for rule in rules.values() for name, key in rule.keys.items()}
 
 
-def _by_line(lines: list[str]) -> list[str]:
-    """Order problems as the file reads: by file, then by line number."""
-
-    def key(line: str) -> tuple[str, int]:
-        file, _, rest = line.partition(":")
-        number = rest.partition(":")[0]
-        return file, int(number) if number.isdigit() else 0
-
-    return sorted(dict.fromkeys(lines), key=key)
-
-
 def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in mapping.items() if name != key}
 
 
-def _line(detail: ErrorDetails, places: Mapping[tuple[str | int, ...], str], rules: Rules) -> str:
+def _problem(detail: ErrorDetails, rules: Rules) -> Problem:
     path = tuple(detail["loc"])
-    shown = show_loc(path)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(path, rules)
         text = f"unknown key. Known: {', '.join(known)}.{nearest(str(path[-1]), known)}"
     elif detail["type"] == "missing":
-        return f"{_place(places, path[:-1])}: {shown}: missing. Add it."
+        text = "missing. Add it."
     else:
         text = detail["msg"].removeprefix("Value error, ")
         if detail["type"] not in ("value_error", "assertion_error"):
             text = f"found {detail['input']!r}; {text[0].lower()}{text[1:]}"
-    return f"{_place(places, path)}: {shown}: {text}" + ("" if text[-1] in ".?" else ".")
+    return path, text + ("" if text[-1] in ".?" else ".")
 
 
-def _known_keys(path: tuple[str | int, ...], rules: Rules) -> list[str]:
+def _known_keys(path: KeyPath, rules: Rules) -> list[str]:
     options = sorted(_options(rules))
     if len(path) == 1:
-        known = [*_TOP_KEYS, *_FIXED_KEYS, "name", "reference", "recipe", "extends", "activation", "stem", "stages", "head"]
+        known = [
+            *_TOP_KEYS,
+            *_FIXED_KEYS,
+            "name",
+            "reference",
+            "recipe",
+            "extends",
+            "activation",
+            "stem",
+            "stages",
+            "head",
+        ]
         return [*known, "forbid", "constraints", "baseline"]
     layer = ["block", *options, "out_channels", "num_layers", "stride", "activation"]
     if path[0] == "stages":
         return layer if "layers" in path else [*layer, "layers", "per_layer"]
     return [key for key in layer if key != "num_layers"] + (["dropout"] if path[0] == "head" else [])
-
-
-def _place(places: Mapping[tuple[str | int, ...], str], path: tuple[str | int, ...]) -> str:
-    for length in range(len(path), -1, -1):
-        if path[:length] in places:
-            return places[path[:length]]
-    return "space"
-
-
-def show_loc(path: tuple[str | int, ...]) -> str:
-    """Write a path as people do: `stages[2].kernel_size`."""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text
 
 
 # --- from the checked models to the space -----------------------------------------------------------------
@@ -270,6 +266,7 @@ def _space(model: Any, rules: Rules, default_name: str) -> SearchSpace:
                 for name, key in options.items()
                 if name in read
             },
+            unread={name: getattr(source, name) for name in sorted(set(options) - read) if getattr(source, name)},
         )
 
     def stage(source: Any) -> StageSpace:
@@ -283,7 +280,8 @@ def _space(model: Any, rules: Rules, default_name: str) -> SearchSpace:
         ]
         return StageSpace((*runs[:1], *later), tuple(source.per_layer))
 
-    top = {name: getattr(model, name) or single(key.default) for name, key in _TOP_KEYS.items()}
+    top: dict[str, Any] = {name: getattr(model, name) or single(key.default) for name, key in _TOP_KEYS.items()}
+    fixed: dict[str, Any] = {name: getattr(model, name) for name in _FIXED_KEYS}
     head_given = model.head.block is not None
     return SearchSpace(
         rules=rules,
@@ -296,9 +294,9 @@ def _space(model: Any, rules: Rules, default_name: str) -> SearchSpace:
         activation=model.activation or single("silu", ordered=False),
         dropout=model.head.dropout or single(0.2),
         forbid=tuple(_forbid(rule) for rule in model.forbid),
-        limits=tuple(_limits(model.constraints)[0]),
+        limits=tuple(limits(model.constraints)[0]),
         **top,
-        **{name: getattr(model, name) for name in _FIXED_KEYS},
+        **fixed,
     )
 
 
@@ -306,111 +304,7 @@ def _forbid(rule: Mapping[str, Any]) -> ForbidRule:
     values = {
         name: tuple(value) if isinstance(value, list) else (value,) for name, value in rule.items() if name != "stage"
     }
-    stage = rule.get("stage")
-    return ForbidRule(values, stage if isinstance(stage, int) else None)
-
-
-Problem = tuple[tuple[str | int, ...], str]
-
-
-def _limits(constraints: Mapping[str, Any]) -> tuple[list[Limit], list[Problem]]:
-    """Return the limits, and what is wrong with them."""
-    limits: list[Limit] = []
-    problems: list[Problem] = []
-    for cost, bounds in constraints.items():
-        path = ("constraints", cost)
-        if cost not in COST_UNITS:
-            known = ", ".join(COST_UNITS)
-            problems.append((path, f"unknown cost. Known: {known}.{nearest(cost, COST_UNITS)}"))
-            continue
-        if not isinstance(bounds, dict) or not bounds or set(bounds) - {"min", "max"}:
-            problems.append((path, f"found {bounds!r}; allowed: {{max: 5M}}, {{min: 1M}} or both."))
-            continue
-        read: dict[str, float] = {}
-        for side, text in bounds.items():
-            try:
-                read[side] = parse_quantity(text, cost)
-            except ValueError as error:
-                problems.append(((*path, side), f"{error}."))
-        limits.append(Limit(cost, max=read.get("max"), min=read.get("min")))
-    return limits, problems
-
-
-def _raw_problems(data: Mapping[str, Any]) -> list[Problem]:
-    """Find what can be seen in the plain data, so that it is reported beside what pydantic finds."""
-    constraints = data.get("constraints")
-    problems = _limits(constraints)[1] if isinstance(constraints, dict) else []
-
-    def needs(path: tuple[str | int, ...], *layers: Any) -> None:
-        for key in ("block", "out_channels"):
-            if not any(isinstance(layer, dict) and key in layer for layer in layers):
-                problems.append(((*path, key), "missing. Add it."))
-
-    if isinstance(data.get("stem"), dict):
-        needs(("stem",), data["stem"])
-    head = data.get("head")
-    if isinstance(head, dict) and set(head) - {"dropout"}:
-        needs(("head",), head)
-    stages = data.get("stages")
-    for index, stage in enumerate(stages if isinstance(stages, list) else []):
-        runs = stage.get("layers") if isinstance(stage, dict) else None
-        if isinstance(runs, list) and runs:
-            for run, layer in enumerate(runs):
-                needs(("stages", index, "layers", run), layer, stage)
-        elif isinstance(stage, dict):
-            needs(("stages", index), stage)
-    return problems
-
-
-def _cross_checks(space: SearchSpace, places: Mapping[tuple[str | int, ...], str]) -> list[str]:
-    """Find what no single value shows: a stride in the middle of a stage, rules about nothing."""
-    problems = []
-
-    def problem(path: tuple[str | int, ...], text: str) -> None:
-        problems.append(f"{_place(places, path)}: {show_loc(path)}: {text}")
-
-    for index, stage in enumerate(space.stages):
-        for run, layer in enumerate(stage.layers[1:], 1):
-            if layer.stride.values != (1,):
-                problem(("stages", index, "layers", run, "stride"), "only the first block of a stage has a stride.")
-        searched = {"block", "activation", *(name for layer in stage.layers for name in layer.options)}
-        for item, key in enumerate(stage.per_layer):
-            if key not in searched:
-                known = ", ".join(sorted(searched))
-                problem(
-                    ("stages", index, "per_layer", item),
-                    f"{key!r} cannot vary by layer. Known: {known}.{nearest(key, searched)}",
-                )
-        if stage.per_layer and len(stage.layers) > 1:
-            problem(("stages", index, "per_layer"), "a stage has either `layers` or `per_layer`.")
-    known_keys = {"stage", "block", "activation", "out_channels", "num_layers", "stride"}
-    known_keys |= {name for _, layer in space.layers() for name in layer.options}
-    for index, rule in enumerate(space.forbid):
-        for key, values in rule.values.items():
-            path = ("forbid", index, key)
-            if key not in known_keys:
-                known = ", ".join(sorted(known_keys))
-                problem(path, f"unknown key. Known: {known}.{nearest(key, known_keys)}")
-                continue
-            reachable = {
-                value
-                for _, layer in space.layers()
-                for value in (_values(layer, key) if key != "activation" else space.activation.values)
-            }
-            for value in values:
-                if value not in reachable:
-                    options = ", ".join(sorted(map(str, reachable)))
-                    problem(path, f"found {value!r}, which no layer can have. Values in this space: {options}.")
-        if not rule.values:
-            problem(("forbid", index), "an empty rule forbids everything. Name at least one key.")
-    return problems
-
-
-def _values(layer: LayerSpace, key: str) -> tuple[Value, ...]:
-    if key in layer.options:
-        return layer.options[key].values
-    domain = getattr(layer, key, None)
-    return domain.values if isinstance(domain, Domain) else ()
+    return ForbidRule(values, rule.get("stage"))
 
 
 def _never(name: str, domain: Domain) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 COST_UNITS: dict[str, dict[str, float]] = {
@@ -22,7 +23,7 @@ def parse_quantity(text: str | int | float, cost: str) -> float:
     units = COST_UNITS[cost]
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
     example = {"num_params": "5M", "macs": "600M", "step_time_ms": "12ms", "peak_memory_mib": "2GiB"}[cost]
-    if match is None or match[2].lower() not in units or float(match[1]) <= 0:
+    if match is None or match[2].lower() not in units or not 0 < float(match[1]) < math.inf:
         allowed = ", ".join(unit or "none" for unit in units)
         raise ValueError(f"found {text!r}; allowed: a positive number with a unit ({allowed}), such as {example}")
     return float(match[1]) * units[match[2].lower()]

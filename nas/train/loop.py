@@ -112,7 +112,8 @@ class PhaseTraining:
 
 def start(spec: ArchSpec, recipe: Recipe, device: torch.device, seed: int) -> TrainState:
     """Build a network with fresh weights, and its optimiser. Norms and biases have no weight decay."""
-    network = build(spec, seed=seed).to(device=device, memory_format=torch.channels_last)
+    network = build(spec, seed=seed).to(device=device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from the stubs
     decayed = [p for p in network.parameters() if p.ndim > 1]
     free = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
@@ -197,12 +198,13 @@ def evaluate(network: Network, data: DeviceData, resolution: int, batch_size: in
     network.eval()
     device = data.device
     right = torch.zeros((), device=device)
-    for images, labels in zip(data.val_images.split(batch_size), data.val_labels.split(batch_size), strict=True):
+    n = len(data.val_labels)
+    for first in range(0, n, batch_size):
+        images, labels = data.val_images[first : first + batch_size], data.val_labels[first : first + batch_size]
         x = eval_batch(images, resolution=resolution, mean=data.mean, std=data.std)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             scores = network(x)
         right += (scores.argmax(1) == labels).sum()
-    n = len(data.val_labels)
     accuracy = float(right) / n
     return accuracy, math.sqrt(accuracy * (1 - accuracy) / n)
 

@@ -88,7 +88,8 @@ def between(span: Span, share: float) -> float:
 def _size(pixels: float, resolution: int, multiple: int) -> int:
     if multiple == 1:
         return int(pixels + 1e-6)
-    # The last phase is the network's own resolution, whatever its divisors.
+    if pixels > resolution - 1e-6:  # the last phase is the network's own resolution, whatever its divisors
+        return resolution
     return min(resolution, max(multiple, int(pixels / multiple + 0.5) * multiple))
 
 

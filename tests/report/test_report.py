@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas import runs
+from nas.errors import RunError
+from nas.objective import score_of
+from nas.report import load_run, page, write_report
+from nas.search import SearchResult
+from nas.search.record import TrialRecord, table
+
+MANIFEST: dict[str, Any] = {
+    "space": "v2_tiny",
+    "space_hash": "5ace",
+    "baseline": {"name": "base", "num_params": 1_000_000, "hash": "ba5e"},
+    "recipe": {"name": "quick", "epochs": 1.5, "batch_size": 64, "progressive": {"phases": 2, "size": [0.5, 1.0]}},
+    "reward": {"w": -0.07, "v": -0.05},
+    "sampler": "tpe",
+    "pruner": "median",
+    "seed": 0,
+    "data": {
+        "name": "photos", "fingerprint": "f00d", "classes": 3, "used_train_images": 64, "train_images": 100,
+        "used_val_images": 32, "val_images": 50, "notes": ["A note."],
+    },
+    "device": {"type": "cpu", "name": "a processor", "threads": 1},
+    "versions": {"phinas": "0.1.0"},
+    "command": "nas search",
+}  # fmt: skip
+
+
+def trial(number: int, kind: str = "trained", accuracy: float = 0.8, **more: Any) -> TrialRecord:
+    return TrialRecord(
+        number, kind, f"{number:016d}", f"net {number}", reward=accuracy, val_accuracy=accuracy, val_error=0.01,
+        step_time_ms=10.0 + number, step_time_mad_ms=0.1, step_time_n=9, ref_step_time_ms=10.0, num_params=2e6,
+        macs=3e7, phase_accuracy="0.5 0.8", seconds=30.0, params={"s1.block": "mbconv"}, **more,
+    )  # fmt: skip
+
+
+def finalist(record: TrialRecord, accuracy: float, error: float = 0.01) -> dict[str, Any]:
+    return {
+        "record": vars(record), "accuracy": accuracy, "accuracy_error": error, "accuracies": [accuracy] * 2,
+        "reward": accuracy, "optimism": (record.reward or 0) - accuracy, "step_time_ms": [12.0, 14.0],
+        "step_time_mad_ms": [0.2, 0.3], "ref_step_time_ms": [10.0, 10.0],
+    }  # fmt: skip
+
+
+def fabricate(folder: Path, trials: list[TrialRecord], finalists: list[dict[str, Any]], notes: list[str]) -> Path:
+    run = runs.create(None, "search", "x", MANIFEST, folder)
+    runs.write_text(run.path("trials.csv"), table(trials).to_csv(index=False))
+    if finalists:
+        runs.write_json(run.path("finalists.json"), {"trainings": {}, "finalists": finalists})
+        runs.write_json(run.path("warnings.json"), notes)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    trials = [
+        trial(0, accuracy=0.70),
+        trial(1, accuracy=0.82),
+        trial(2, "pruned", 0.4, reason="reward below the median"),
+        TrialRecord(3, "infeasible", "dead", "net 3", num_params=9e9, macs=1e9, reason="too large", seconds=1.0),
+        trial(4, accuracy=0.81),
+    ]
+    finalists = [finalist(trials[1], 0.79), finalist(trials[4], 0.785)]
+    return fabricate(tmp_path / "run", trials, finalists, ["Speed outweighs accuracy here."])
+
+
+def test_the_page_tells_the_whole_run(folder: Path) -> None:
+    text = page(load_run(folder))
+    assert text.startswith("# Search of v2_tiny on photos")
+    assert "`0000000000000001` `net 1`" in text
+    assert "accuracy 0.7900 ± 0.0100 over 2 fresh seeds" in text
+    assert "step time 13.00 ms (MAD 0.30), 1.30 x the baseline's" in text
+    assert "the search had seen 0.8200: an optimism of +0.0300" in text
+    assert "cannot be told apart by accuracy (difference +0.0050, twice its error 0.0283)" in text
+    assert "- Speed outweighs accuracy here." in text
+    assert "64 of 100 training and 32 of 50 validation images, 3 classes" in text
+    assert "2 phases from 50% to 100% of the network's resolution, batch 64" in text
+    assert "| infeasible | 1 | 0.0 |" in text and "| all | 5 | 2.0 |" in text
+    assert "device a processor (threads 1)" in text and "- A note." in text
+
+
+def test_every_table_is_a_table(folder: Path) -> None:
+    rows: dict[int, list[str]] = {}
+    block = 0
+    for line in page(load_run(folder)).splitlines():
+        if line.startswith("|"):
+            rows.setdefault(block, []).append(line)
+        else:
+            block += 1
+    assert len(rows) == 4
+    for lines in rows.values():
+        assert len({line.count(" | ") for line in lines}) == 1
+        assert re.fullmatch(r"\| (--- \| )*--- \|", lines[1])
+
+
+def test_the_best_trials_are_ranked_and_the_others_left_out(folder: Path) -> None:
+    view = load_run(folder)
+    assert list(view.trained()["number"]) == [1, 4, 0]
+    assert [item.arch_hash for item in view.candidates()] == [f"{n:016d}" for n in (1, 4, 0)]
+    best = page(view).split("## Best trials")[1].split("##")[0]
+    assert best.index("net 1") < best.index("net 4") < best.index("net 0")
+    assert "net 2" not in best and "net 3" not in best
+    first = view.candidates()[0]
+    assert score_of(first, view.reward) == pytest.approx(0.82 * 1.1**-0.07 * 2**-0.05)
+
+
+def test_finalists_that_differ_are_not_called_alike(tmp_path: Path) -> None:
+    trials = [trial(0), trial(1)]
+    folder = fabricate(tmp_path / "run", trials, [finalist(trials[0], 0.9), finalist(trials[1], 0.7)], [])
+    text = page(load_run(folder))
+    assert "cannot be told apart" not in text and "Read this first" not in text
+
+
+def test_a_run_that_goes_on_has_a_page_without_a_winner(tmp_path: Path) -> None:
+    folder = fabricate(tmp_path / "run", [trial(0)], [], [])
+    view = load_run(folder)
+    assert "there is no winner yet" in page(view)
+    assert view.finalists == view.warnings == ()
+    with pytest.raises(RunError, match=r"has no winner yet\. Finish it: nas search --resume"):
+        _ = view.winner
+    write_report(folder)
+
+
+def test_a_run_in_which_nothing_was_trained_has_a_page(tmp_path: Path) -> None:
+    record = TrialRecord(0, "infeasible", "dead", "net", num_params=9e9, reason="too large")
+    folder = fabricate(tmp_path / "run", [record], [], [])
+    text = write_report(folder).read_text()
+    assert "| infeasible | 1 |" in text
+    assert (folder / "pareto.png").stat().st_size > 1000
+
+
+def test_the_report_is_written_as_files(folder: Path) -> None:
+    path = write_report(folder)
+    assert path == folder / "report.md" and path.read_text() == page(load_run(folder))
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_that_cannot_be_written_is_a_run_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    before = sorted(item.name for item in folder.iterdir())
+    with pytest.raises(RunError, match=r"pareto\.png: cannot be written \(No space left on device\)"):
+        write_report(folder)
+    assert sorted(item.name for item in folder.iterdir()) == before
+
+
+def test_no_run_and_no_trials(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such folder"):
+        load_run(tmp_path / "absent")
+    with pytest.raises(RunError, match="not a run folder"):
+        load_run(tmp_path)
+    runs.create(None, "search", "x", MANIFEST, tmp_path / "new")
+    with pytest.raises(RunError, match=r"no trial has ended in it yet\. Continue it: nas search --resume"):
+        load_run(tmp_path / "new")
+
+
+def test_hashes_stay_text(tmp_path: Path) -> None:
+    folder = fabricate(tmp_path / "run", [trial(7)], [], [])
+    assert load_run(folder).trials["arch_hash"].tolist() == ["0000000000000007"]
+
+
+def test_a_real_run_is_reported_from_its_folder_alone(finished: SearchResult, run_copy: Path) -> None:
+    (run_copy / "report.md").unlink()
+    (run_copy / "study.db").unlink()
+    text = write_report(run_copy).read_text()
+    assert finished.winner.arch_hash in text
+    stored = json.loads((run_copy / "finalists.json").read_text())["finalists"][0]
+    assert f"{stored['accuracy']:.4f}" in text

@@ -1,0 +1,143 @@
+"""A search without training: costs and accuracies are functions of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from nas import runs
+from nas.cost import Measurement, count
+from nas.engine import Engine, InlineEngine, Job, PhaseBug
+from nas.evaluate import PhaseResult
+from nas.objective import Reward
+from nas.search.loop import Terms, run_loop
+from nas.search.record import TrialRecord
+from nas.search.study import open_study, records, requeue_interrupted
+from nas.space import SearchSpace
+from nas.spec import ArchSpec
+from nas.train.loop import PhaseTraining
+
+PHASES = 2
+Trap = Callable[[Job], PhaseResult | None]
+
+
+def accuracy(spec: ArchSpec, phase: int) -> float:
+    """A number between 0.3 and 0.9 that the network alone decides; it rises from phase to phase."""
+    return (0.3 + 0.6 * (int(spec.arch_hash[:8], 16) / 0xFFFFFFFF)) * phase / PHASES
+
+
+def counted(value: float, unit: str = "") -> Measurement:
+    return Measurement(value, unit, 0.1, 5, "stub")
+
+
+@dataclass
+class StubEvaluator:
+    """`log` holds (arch_hash, phase) of every phase that was run to its end; `trap` may answer in its place, or raise."""
+
+    trap: Trap = lambda job: None
+    log: list[tuple[str, int]] = field(default_factory=list)
+    starts: list[tuple[str, int]] = field(default_factory=list)
+
+    def run_phase(self, spec: ArchSpec, phase: int, state: Any, *, seed: int) -> PhaseResult:
+        self.starts.append((spec.arch_hash, phase))
+        trapped = self.trap(Job(-1, spec, phase, seed))
+        if trapped is not None:
+            return trapped
+        self.log.append((spec.arch_hash, phase))
+        if phase == 0:
+            params, macs = count(spec).params, count(spec).macs
+            found = {"num_params": counted(params), "macs": counted(macs), "step_time_ms": counted(macs / 1e5, "ms")}
+            return PhaseResult(0, "ok", 0.5, measurements=found | {"ref_step_time_ms": counted(10.0, "ms")})
+        training = PhaseTraining(1.0 / phase, accuracy(spec, phase), 0.01, 4, 1.0, 0.1)
+        return PhaseResult(phase, "ok", 1.0, training=training)
+
+    def trained(self) -> list[str]:
+        return [arch for arch, phase in self.log if phase == PHASES]
+
+
+class TwoSlots:
+    """An engine with two phases in flight, whose later one ends first."""
+
+    slots = 2
+
+    def __init__(self, evaluator: StubEvaluator) -> None:
+        self.evaluator = evaluator
+        self.flying: list[Job] = []
+        self.most = 0
+
+    def submit(self, job: Job) -> None:
+        self.flying.append(job)
+        self.most = max(self.most, len(self.flying))
+
+    def next(self) -> tuple[Job, PhaseResult]:
+        job = self.flying.pop()
+        try:
+            return job, self.evaluator.run_phase(job.spec, job.phase, None, seed=job.seed)
+        except Exception as error:
+            raise PhaseBug(job) from error
+
+    def drop(self, trial: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Search:
+    """A run folder that `go` searches in, again and again, as `nas search` and `--resume` would."""
+
+    folder: Path
+    space: SearchSpace
+    run: runs.Run = field(init=False)
+    study: optuna.Study = field(init=False)
+    told: list[TrialRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.run = runs.create(None, "search", "stub", {}, self.folder)
+
+    def go(
+        self,
+        evaluator: StubEvaluator,
+        budget: int,
+        *,
+        sampler: str = "random",
+        pruner: str = "none",
+        seed: int = 0,
+        patience: int = 200,
+        engine: Callable[[Any], Engine] = InlineEngine,
+        memory: bool = False,
+        reward: Reward | None = None,
+    ) -> list[TrialRecord]:
+        self.study = open_study(self.folder, "stub", sampler=sampler, pruner=pruner, seed=seed)
+        if memory:  # an SQLite file costs more than everything else here
+            self.study = optuna.create_study(direction="maximize", sampler=self.study.sampler, pruner=self.study.pruner)
+        requeue_interrupted(self.study)
+        known = records(self.study)
+        terms = Terms(self.space, 3, 3, reward or Reward(-0.07, -0.05, 5000), budget, patience, seed)
+        return run_loop(
+            self.study,
+            engine(evaluator),
+            terms,
+            lambda spec: PHASES,
+            self.run,
+            known,
+            self.told.append,
+            lambda record, phase: None,
+        )
+
+
+def kinds(found: list[TrialRecord], *names: str) -> list[TrialRecord]:
+    return [record for record in found if record.kind in names]
+
+
+def infeasible(job: Job) -> PhaseResult:
+    return PhaseResult(
+        0, "infeasible", 0.1, "num_params.max exceeded by 25.0%", {"num_params": counted(5e3)}, {"num_params.max": 0.25}
+    )
+
+
+def failed(job: Job, outcome: Any) -> PhaseResult:
+    return replace(PhaseResult(job.phase, "ok", 0.1), outcome=outcome, reason=f"it was {outcome}")

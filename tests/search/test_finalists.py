@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stubs import StubEvaluator, counted
+
+from nas import runs
+from nas.cost import Measurement, count
+from nas.evaluate import PhaseResult
+from nas.objective import Reward
+from nas.search.finalists import best, measure_again
+from nas.search.record import TrialRecord
+from nas.spec import ArchSpec, scaled
+
+REWARD = Reward(-0.07, -0.05, 5000)
+
+
+class Again(StubEvaluator):
+    """An evaluator whose accuracies depend on network and seed."""
+
+    def __init__(self, accuracies: dict[tuple[str, int], float], diverge: int | None = None) -> None:
+        super().__init__()
+        self.accuracies = accuracies
+        self.diverge = diverge
+        self.measured: list[str] = []
+        self.seeds: list[tuple[str, int]] = []
+
+    def measure(self, spec: ArchSpec) -> dict[str, Measurement]:
+        self.measured.append(spec.arch_hash)
+        return {"step_time_ms": counted(12.0, "ms"), "ref_step_time_ms": counted(10.0, "ms")}
+
+    def num_phases(self, spec: ArchSpec) -> int:
+        return 2
+
+    def run_phase(self, spec: ArchSpec, phase: int, state: Any, *, seed: int) -> PhaseResult:
+        self.seeds.append((spec.arch_hash, seed))
+        if self.diverge == seed and phase == 2:
+            return PhaseResult(phase, "diverged", 1.0, "no number")
+        result = super().run_phase(spec, phase, state, seed=seed)
+        assert result.training is not None
+        value = self.accuracies[spec.arch_hash, seed]
+        return replace(result, training=replace(result.training, val_accuracy=value, val_error=0.02))
+
+
+def record(spec: ArchSpec, number: int, reward: float, accuracy: float = 0.7) -> TrialRecord:
+    params = float(count(spec).params)
+    return TrialRecord(
+        number, "trained", spec.arch_hash, "net", reward=reward, val_accuracy=accuracy, val_error=0.01,
+        step_time_ms=12.0, step_time_mad_ms=0.1, step_time_n=5, ref_step_time_ms=10.0, num_params=params, macs=1e6,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> runs.Run:
+    return runs.create(None, "search", "stub", {}, tmp_path / "run")
+
+
+@pytest.fixture
+def pair(tiny_spec: ArchSpec) -> list[tuple[TrialRecord, ArchSpec]]:
+    wide = scaled(tiny_spec, width=2)
+    return [(record(tiny_spec, 0, 0.75), tiny_spec), (record(wide, 1, 0.74), wide)]
+
+
+def accuracies(pair: list[tuple[TrialRecord, ArchSpec]], *values: float) -> dict[tuple[str, int], float]:
+    keys = [(spec.arch_hash, seed) for _, spec in pair for seed in (1, 2)]
+    return dict(zip(keys, values, strict=True))
+
+
+def test_optimism_is_the_searchs_reward_above_that_of_fresh_seeds(
+    pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run
+) -> None:
+    evaluator = Again(accuracies(pair, 0.60, 0.64, 0.80, 0.84))
+    asked: list[tuple[int, int]] = []
+    found = measure_again(pair, evaluator, REWARD, run, [1, 2], lambda item, seed: asked.append((item.number, seed)))
+    winner, second = found
+    assert (winner.record.number, second.record.number) == (1, 0)
+    assert asked == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert second.record.num_params is not None
+    factor = 1.2**-0.07 * (second.record.num_params / 5000) ** -0.05
+    assert second.rewards == pytest.approx((0.60 * factor, 0.64 * factor))
+    assert second.reward == pytest.approx(0.62 * factor)
+    assert second.optimism == pytest.approx(0.75 - 0.62 * factor)
+    assert second.accuracies == (0.60, 0.64) and second.accuracy == pytest.approx(0.62)
+    # Seeds scatter by 0.02 * sqrt(2) / sqrt(2); the images' own error, the same for all seeds, does not shrink.
+    assert second.accuracy_error == pytest.approx(math.hypot(0.02, 0.02))
+    assert second.step_time_ms == (12.0, 12.0) and second.ref_step_time_ms == (10.0, 10.0)
+
+
+def test_one_seed_has_the_error_of_the_images_alone(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
+    found = measure_again(pair[:1], Again(accuracies(pair, 0.6, 0, 0, 0)), REWARD, run, [1], lambda *_: None)
+    assert found[0].accuracy_error == pytest.approx(0.02)
+
+
+def test_stored_trainings_are_not_repeated(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
+    values = accuracies(pair, 0.60, 0.64, 0.80, 0.84)
+    first = measure_again(pair, Again(values), REWARD, run, [1, 2], lambda *_: None)
+    again = Again({})
+    second = measure_again(pair, again, REWARD, run, [1, 2], lambda *_: pytest.fail("trained again"))
+    assert second == first
+    assert again.measured == again.seeds == []
+    more = Again({(spec.arch_hash, 3): 0.9 for _, spec in pair})
+    measure_again(pair, more, REWARD, run, [1, 2, 3], lambda *_: None)
+    assert {seed for _, seed in more.seeds} == {3}
+
+
+def test_a_training_is_stored_as_soon_as_it_ends(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
+    values = accuracies(pair, 0.60, 0.64, 0.80, 0.84)
+
+    def stop(item: TrialRecord, seed: int) -> None:
+        if (item.number, seed) == (1, 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_again(pair, Again(values), REWARD, run, [1, 2], stop)
+    stored = json.loads(run.path("finalists.json").read_text())["trainings"]
+    assert sorted(stored) == sorted(f"{pair[0][1].arch_hash}-{seed}" for seed in (1, 2))
+    rest = Again(values)
+    measure_again(pair, rest, REWARD, run, [1, 2], lambda *_: None)
+    assert {arch for arch, _ in rest.seeds} == {pair[1][1].arch_hash}
+
+
+def test_a_finalist_that_diverges_counts_as_nothing_learned(
+    pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run
+) -> None:
+    evaluator = Again(accuracies(pair, 0.6, 0.6, 0.5, 0.5), diverge=2)
+    found = measure_again(pair, evaluator, REWARD, run, [1, 2], lambda *_: None)
+    assert all(item.accuracies[1] == 0.0 for item in found)
+    stored = json.loads(run.path("finalists.json").read_text())["trainings"]
+    assert {item["outcome"] for key, item in stored.items() if key.endswith("-2")} == {"diverged"}
+
+
+def test_the_best_are_trained_to_the_end_and_different(pair: list[tuple[TrialRecord, ArchSpec]]) -> None:
+    (small, _), (large, _) = pair
+    good = replace(large, val_accuracy=0.9, number=5)
+    others = [
+        replace(small, number=2, kind="pruned", arch_hash="p", val_accuracy=0.99),
+        replace(small, number=3, kind="duplicate", duplicate_of=0),
+        TrialRecord(4, "infeasible", "i", "net"),
+    ]
+    assert [item.number for item in best([small, *others, good], REWARD, 5)] == [5, 0]
+    assert [item.number for item in best([small, good], REWARD, 1)] == [5]
+    assert best(others, REWARD, 3) == []

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import nas
+from nas.errors import UnknownNameError, UsageError
+from nas.search.config import SearchConfig, from_document
+from nas.space import Limit
+
+
+def test_a_manifest_gives_the_settings_back() -> None:
+    config = SearchConfig(space="v2_tiny", budget=7, max_params="5M", out=Path("x"), w=-0.03)
+    assert from_document(json.loads(json.dumps(config.document()))) == config
+
+
+def test_paths_are_taken_for_names_and_names_for_paths(tmp_path: Path) -> None:
+    config = SearchConfig(space=tmp_path / "a.yaml", data=tmp_path, out=str(tmp_path))  # type: ignore[arg-type]
+    assert (config.space, config.data, config.out) == (str(tmp_path / "a.yaml"), str(tmp_path), tmp_path)
+    json.dumps(config.document())
+
+
+@pytest.mark.parametrize("name", ["budget", "top_k", "top_k_seeds", "patience"])
+def test_counts_are_positive(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')}: found 0; allowed: 1 or more"):
+        SearchConfig(**{name: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("w", 0.07), ("v", 1), ("w", -11), ("v", float("nan"))])
+def test_exponents_do_not_reward_costs(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"--{name}: found .*; allowed: -10 to 0"):
+        SearchConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_limits_have_units() -> None:
+    config = SearchConfig(max_params="5M", max_macs="600M", max_step_time="12ms", max_memory="2GiB")
+    assert config.limits() == (
+        Limit("num_params", max=5e6), Limit("macs", max=6e8), Limit("step_time_ms", max=12),
+        Limit("peak_memory_mib", max=2048),
+    )  # fmt: skip
+    assert SearchConfig().limits() == ()
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_step_time", "12"), ("max_params", "many"), ("max_memory", "-1GiB")])
+def test_a_limit_that_cannot_be_read_is_named(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')}: found '{value}'; allowed: a positive number"):
+        SearchConfig(**{name: value}).limits()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("setting", "near"), [({"sampler": "tpee"}, "tpe"), ({"pruner": "medain"}, "median")])
+def test_an_unknown_name_is_refused_before_any_work(tmp_path: Path, setting: dict[str, str], near: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"Did you mean {near}"):
+        nas.search(space="absent.yaml", out=tmp_path / "run", **setting)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_are_given_once() -> None:
+    with pytest.raises(UsageError, match="found config and budget; give one or the other"):
+        nas.search(SearchConfig(), budget=3)
+
+
+def test_the_gaussian_process_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from nas.search import samplers
+
+    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="--sampler gp: needs SciPy, which is not installed"):
+        nas.search(space="v2_tiny", sampler="gp", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

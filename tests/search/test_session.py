@@ -1,0 +1,134 @@
+"""Whole searches, with real trainings of very small networks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+import nas
+from nas import catalog
+from nas.errors import RunError, SearchError, UsageError
+from nas.report import load_run
+from nas.search import SearchResult, resume
+from nas.search.session import spec_of
+
+SETTINGS: dict[str, Any] = {"device": "cpu", "top_k": 1, "top_k_seeds": 1, "seed": 3}
+
+
+def test_a_search_leaves_its_files(finished: SearchResult) -> None:
+    names = {path.name for path in finished.run.folder.iterdir()}
+    assert names >= {
+        "manifest.json", "space.yaml", "study.db", "trials.csv", "finalists.json", "winner.yaml", "warnings.json",
+        "report.md", "pareto.png",
+    }  # fmt: skip
+    assert not [name for name in names if name.startswith((".", "tmp"))]
+    assert finished.run.path("pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_manifest_says_what_was_asked_and_where(finished: SearchResult) -> None:
+    manifest = json.loads(finished.run.path("manifest.json").read_text())
+    assert (manifest["kind"], manifest["space"], manifest["seed"], manifest["sampler"]) == ("search", "tiny", 3, "tpe")
+    assert manifest["config"]["budget"] == 3
+    assert manifest["recipe"]["epochs"] == 0.5 and manifest["recipe"]["batch_size"] == 16
+    data = manifest["data"]
+    assert (data["classes"], data["channels"], data["used_train_images"]) == (3, 3, 64)
+    assert data["train_images"] + data["val_images"] == 120 and len(data["fingerprint"]) == 16
+    assert manifest["device"]["type"] == "cpu" and manifest["device"]["threads"] >= 1
+    assert manifest["baseline"]["name"] == "tiny-middle" and manifest["baseline"]["num_params"] > 0
+    assert {"phinas", "python", "torch", "optuna"} <= set(manifest["versions"])
+    assert len(manifest["space_hash"]) >= 16 and manifest["reward"] == {"w": -0.07, "v": -0.05}
+
+
+def test_the_winner_reloads_to_its_own_hash(finished: SearchResult) -> None:
+    winner = catalog.load_arch(finished.run.path("winner.yaml"))
+    assert winner.arch_hash == finished.winner.arch_hash == finished.finalists[0].record.arch_hash
+    assert (winner.num_classes, winner.in_channels) == (3, 3)
+    assert winner.name.startswith("tiny-winner-")
+    assert load_run(finished.run.folder).winner.arch_hash == winner.arch_hash
+
+
+def test_the_trials_are_in_the_table(finished: SearchResult) -> None:
+    frame = pd.read_csv(finished.run.path("trials.csv"), dtype={"arch_hash": str})
+    assert list(frame["number"]) == [record.number for record in finished.records]
+    trained = frame[frame["kind"].isin(["trained", "pruned"])]
+    assert len(trained) == trained["arch_hash"].nunique() == 3
+    for name in ("reward", "val_accuracy", "step_time_ms", "ref_step_time_ms", "num_params", "macs"):
+        assert (trained[name] >= 0).all(), name
+    assert (trained["step_time_n"] >= 3).all()
+
+
+def test_each_record_decodes_to_its_network_again(finished: SearchResult) -> None:
+    space = catalog.load_space(finished.run.path("space.yaml"))
+    assert space.space_hash == finished.run.manifest["space_hash"]
+    for record in finished.records:
+        assert spec_of(record, space, num_classes=3, in_channels=3).arch_hash == record.arch_hash
+
+
+def test_the_report_names_the_winner(finished: SearchResult) -> None:
+    page = finished.run.path("report.md").read_text()
+    assert finished.winner.arch_hash in page
+    assert "optimism" in page and "## Conditions" in page
+
+
+def test_the_finalists_are_stored(finished: SearchResult) -> None:
+    stored = json.loads(finished.run.path("finalists.json").read_text())
+    (finalist,) = stored["finalists"]
+    assert finalist["record"]["arch_hash"] == finished.winner.arch_hash
+    assert list(stored["trainings"]) == [f"{finished.winner.arch_hash}-4"]  # the run's seed and one
+    assert finalist["optimism"] == pytest.approx(finalist["record"]["reward"] - finalist["reward"])
+
+
+def test_a_finished_run_goes_on_with_a_higher_budget(run_copy: Path) -> None:
+    before = load_run(run_copy).trials
+    result = resume(run_copy, budget=4)
+    after = load_run(run_copy).trials
+    trained = after[after["kind"].isin(["trained", "pruned"])]
+    assert len(trained) == trained["arch_hash"].nunique() == 4
+    pd.testing.assert_frame_equal(after.iloc[: len(before)][list(before.columns)], before)
+    assert load_run(run_copy).winner.arch_hash == result.winner.arch_hash
+
+
+def test_a_run_on_other_data_is_not_continued(finished: SearchResult, run_copy: Path, tmp_path: Path) -> None:
+    images = Path(shutil.copytree(finished.run.manifest["config"]["data"], tmp_path / "images"))
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(images / "red" / "more.png")
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    manifest["config"]["data"] = str(images)
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+    before = (run_copy / "trials.csv").read_text()
+    with pytest.raises(RunError, match=r"cannot be continued, .*: data: the run has .*, now "):
+        resume(run_copy, budget=5)
+    assert (run_copy / "trials.csv").read_text() == before
+
+
+def test_a_run_on_another_device_is_not_continued(run_copy: Path) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    manifest["device"]["name"] = "another"
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"cannot be continued, .*: device: the run has"):
+        resume(run_copy)
+
+
+def test_only_a_search_is_continued(run_copy: Path) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    (run_copy / "manifest.json").write_text(json.dumps(manifest | {"kind": "scale"}))
+    with pytest.raises(UsageError, match="is a scale run, not a search"):
+        resume(run_copy)
+
+
+def test_limits_that_nothing_meets_end_the_search(finished: SearchResult, tmp_path: Path) -> None:
+    config = finished.run.manifest["config"]
+    with pytest.raises(SearchError, match="12 suggestions in a row brought no new network"):
+        nas.search(
+            space=config["space"], data=config["data"], recipe=config["recipe"], budget=3, patience=12,
+            max_params="1k", out=tmp_path / "run", **SETTINGS,
+        )  # fmt: skip
+    frame = pd.read_csv(tmp_path / "run" / "trials.csv")
+    assert set(frame["kind"]) <= {"infeasible", "forbidden", "duplicate"}
+    page = nas.report.page(load_run(tmp_path / "run"))
+    assert "there is no winner yet" in page

@@ -1,0 +1,279 @@
+"""Built networks: counts to the unit, the classic mistakes, timm as an oracle."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nas.blocks import BLOCKS, _layers, fused_mbconv, mbconv
+from nas.catalog import load_arch, load_space
+from nas.cost import count, table
+from nas.cost.verify import fvcore_count
+from nas.models import build, places, timm_definition
+from nas.space import decode, random_choose
+from nas.spec import ArchSpec, LayerSpec, StageSpec, scaled
+
+COUNTS = [
+    ("efficientnet_b0", 224, 5_288_548, 385_814_752),
+    ("efficientnetv2_b0", 224, 7_139_704, 718_086_176),
+    ("efficientnetv2_b0", 192, 7_139_704, 528_186_752),
+    ("efficientnetv2_s", 384, 21_458_488, 8_365_617_152),
+    ("efficientnetv2_s", 300, 21_458_488, 5_307_561_248),
+]
+
+
+@pytest.mark.parametrize(("name", "pixels", "params", "macs"), COUNTS)
+def test_reference_networks_have_the_published_counts_to_the_unit(
+    name: str, pixels: int, params: int, macs: int
+) -> None:
+    assert count(load_arch(name, resolution=pixels)) == (params, macs)
+
+
+@pytest.mark.parametrize(("name", "pixels", "params", "macs"), COUNTS)
+def test_fvcore_counts_the_same_on_the_built_network(name: str, pixels: int, params: int, macs: int) -> None:
+    assert fvcore_count(load_arch(name, resolution=pixels)) == (params, macs)
+
+
+def test_parameters_and_batch_norm_statistics_are_those_of_the_released_unit_tests() -> None:
+    for name, total in (("efficientnet_b0", 5_330_564), ("efficientnetv2_b0", 7_200_312)):
+        state = build(load_arch(name), seed=0).state_dict()
+        assert sum(v.numel() for k, v in state.items() if not k.endswith("num_batches_tracked")) == total
+
+
+def test_the_rows_of_the_table_add_up() -> None:
+    spec = load_arch("efficientnetv2_b0")
+    rows = table(spec)
+    assert [row.part for row in rows] == ["stem", "s1", "s2", "s3", "s4", "s5", "s6", "head", "classifier"]
+    assert [row.out_size for row in rows] == [96, 96, 48, 24, 12, 12, 6, 6, 1]
+    assert sum(row.count.params for row in rows) == count(spec).params
+    assert rows[-1].count == (1280 * 1000 + 1000, 1280 * 1000)
+
+
+# --- the classic mistakes ---------------------------------------------------------------------------------
+
+
+def built_params(spec: ArchSpec) -> int:
+    return sum(parameter.numel() for parameter in build(spec, seed=0).parameters())
+
+
+def edited(spec: ArchSpec, **options: float) -> ArchSpec:
+    """Return a spec with some options of every stage replaced."""
+
+    def layer(old: LayerSpec) -> LayerSpec:
+        return replace(old, options=tuple(sorted((dict(old.options) | options).items())))
+
+    return replace(spec, stages=tuple(StageSpec(tuple(map(layer, stage.layers))) for stage in spec.stages))
+
+
+def test_mutation_b0_with_squeeze_from_the_expanded_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_expanded(args: Any) -> int:
+        return int(_layers.expanded(args) * float(args["se_ratio"]))
+
+    monkeypatch.setattr(_layers, "squeezed", from_expanded)
+    spec = load_arch("efficientnet_b0")
+    assert count(spec).params == built_params(spec) == 8_423_848
+
+
+def test_mutation_b0_that_keeps_an_expansion_in_its_first_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mbconv, "MBConvE1", mbconv.MBConv)
+    assert built_params(load_arch("efficientnet_b0")) == 5_289_636
+
+
+def test_mutation_b0_without_squeeze_excitation() -> None:
+    spec = edited(load_arch("efficientnet_b0"), se_ratio=0.0)
+    assert count(spec).params == built_params(spec) == 4_652_008
+
+
+def test_mutation_v2_s_with_a_projection_in_its_first_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_mbconv, "FusedMBConvE1", fused_mbconv.FusedMBConv)
+    assert built_params(load_arch("efficientnetv2_s")) == 21_459_736
+
+
+def test_mutation_v2_s_with_the_widths_of_an_early_figure() -> None:
+    spec = load_arch("efficientnetv2_s")
+    assert spec.head is not None
+    last = StageSpec((replace(spec.stages[-1].layers[0], out_channels=272),))
+    spec = replace(spec, stages=(*spec.stages[:-1], last), head=replace(spec.head, out_channels=1792))
+    assert count(spec).params == 23_940_048
+
+
+# --- the network ------------------------------------------------------------------------------------------
+
+
+def tiny(**fields: Any) -> ArchSpec:
+    spec = scaled(load_arch("efficientnetv2_b0", num_classes=10), width=0.25, depth=0.34)
+    return replace(spec, **({"resolution": 32} | fields))
+
+
+def test_any_size_and_number_of_channels_goes_through() -> None:
+    network = build(tiny(in_channels=1), seed=0).eval()
+    for size in (32, 33, 7):
+        assert network(torch.randn(2, 1, size, size)).shape == (2, 10)
+
+
+def test_without_a_head_the_last_stage_is_classified() -> None:
+    spec = tiny(head=None)
+    network = build(spec, seed=0)
+    assert network.classifier.in_features == spec.resolved().stages[-1].layers[-1].out_channels
+    assert built_params(spec) == count(spec).params
+    assert network.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_every_parameter_of_a_network_gets_a_gradient() -> None:
+    network = build(tiny(drop_path=0.0), seed=0).train()
+    network(torch.randn(4, 3, 32, 32)).logsumexp(1).sum().backward()
+    missing = [name for name, p in network.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+    assert missing == []
+
+
+def test_a_seed_fixes_the_weights() -> None:
+    one, same, other = (build(tiny(), seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not torch.equal(one["conv_stem.weight"], other["conv_stem.weight"])
+
+
+def test_weights_have_the_spread_of_their_fan_out() -> None:
+    network = build(load_arch("efficientnet_b0"), seed=0)
+    for module in (network.conv_head, network.get_submodule("blocks.5.1.conv_dw")):
+        assert isinstance(module, nn.Conv2d)
+        fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups
+        assert float(module.weight.std()) == pytest.approx(math.sqrt(2 / fan_out), rel=0.02)
+    bound = 1 / math.sqrt(1280)
+    assert float(network.classifier.weight.abs().max()) == pytest.approx(bound, rel=0.01)
+    assert float(network.classifier.bias.abs().max()) == 0
+
+
+def test_numbers_of_the_spec_reach_the_modules() -> None:
+    network = build(tiny(dropout=0.3, drop_path=0.4, norm_eps=1e-5, norm_momentum=0.02), seed=0)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.02)}
+    assert network.dropout.p == 0.3
+    rates = [module.rate for module in network.modules() if isinstance(module, _layers.DropPath)]
+    assert rates[0] == 0
+    assert 0 < max(rates) < 0.4
+
+
+def test_places_follow_the_image_through_the_network() -> None:
+    found = list(places(load_arch("efficientnet_b0")))
+    assert len(found) == 18
+    assert [place.size for place in found[:4]] == [224, 112, 112, 56]
+    assert found[-1].part == "head"
+    assert found[-1].out_size == 7
+    for before, after in pairwise(found):
+        assert after.size == before.out_size
+        assert after.args.in_channels == before.args.out_channels
+
+
+# --- timm -------------------------------------------------------------------------------------------------
+
+_LIBRARIES: list[Any] = []
+
+
+@pytest.fixture(scope="module")
+def timm() -> Any:
+    """timm, where it is installed: torchvision's compiled operators cannot load beside a CPU-only torch."""
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARIES.append(library)
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    return pytest.importorskip("timm", reason="timm is not installed")
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("efficientnet_b0", "tf_efficientnet_b0"),
+        ("efficientnetv2_b0", "tf_efficientnetv2_b0"),
+        ("efficientnetv2_s", "tf_efficientnetv2_s"),
+        ("efficientnetv2_s", "efficientnetv2_s"),
+    ],
+)
+def test_state_dicts_have_timms_names_and_shapes(timm: Any, name: str, theirs: str) -> None:
+    with torch.device("meta"):
+        other = timm.create_model(theirs).state_dict()
+        mine = build(load_arch(name)).state_dict()
+    assert {key: value.shape for key, value in mine.items()} == {key: value.shape for key, value in other.items()}
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """Give the norms statistics of their own, so that activations neither vanish nor hide a swapped norm."""
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+            for tensor, low, high in (
+                (module.weight.data, 0.8, 1.2),
+                (module.bias.data, -0.1, 0.1),
+                (module.running_mean, -0.1, 0.1),
+                (module.running_var, 0.5, 1.5),
+            ):
+                assert isinstance(tensor, torch.Tensor)
+                tensor.uniform_(low, high, generator=generator)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [("efficientnet_b0", "efficientnet_b0"), ("efficientnetv2_s", "efficientnetv2_s")],
+)
+def test_outputs_equal_timms_with_the_same_weights(timm: Any, name: str, theirs: str) -> None:
+    torch.manual_seed(0)
+    other = randomised(timm.create_model(theirs)).eval()
+    mine = build(load_arch(name), seed=0)
+    mine.load_state_dict(other.state_dict(), strict=True)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = other(x), mine.eval()(x)
+    assert float(expected.abs().max()) > 0.01
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("space", ["v1", "v2"])
+def test_timm_builds_the_same_network_from_the_notation(timm: Any, space: str) -> None:
+    from timm.models._efficientnet_blocks import SqueezeExcite
+    from timm.models._efficientnet_builder import EfficientNetBuilder, decode_arch_def
+
+    found, rng = load_space(space), random.Random(3)
+    for _ in range(4):
+        spec = decode(found, random_choose(rng))
+        definition = timm_definition(spec)
+        assert definition is not None
+        with torch.device("meta"):
+            stages = EfficientNetBuilder(32, act_layer=nn.SiLU, norm_layer=nn.BatchNorm2d, se_layer=SqueezeExcite)(
+                spec.resolved().stem.out_channels, decode_arch_def(definition)
+            )
+            mine = build(spec).blocks
+        theirs = nn.Sequential(*stages)
+        shapes = {key: value.shape for key, value in theirs.state_dict().items()}
+        assert shapes == {key: value.shape for key, value in mine.state_dict().items()}
+        for our_stage, their_stage in zip(mine, theirs, strict=True):
+            ours = [getattr(block, "residual", False) for block in our_stage]
+            assert ours == [block.has_skip for block in their_stage]
+
+
+def test_timm_spreads_the_layers_of_a_stage_in_the_same_way(timm: Any) -> None:
+    from timm.models._efficientnet_builder import decode_arch_def
+
+    block = dict(kernel_size=3, expand_ratio=4.0, se_ratio=0.0)
+    runs = tuple(LayerSpec("mbconv", 8 * n, n, 1, "silu", tuple(block.items())) for n in (1, 4, 2))
+    stem = LayerSpec("conv", 8, options=(("kernel_size", 3),))
+    for mult in (0.3, 0.5, 1.0, 1.1, 1.4, 2.2, 3.1):
+        spec = ArchSpec(stem, (StageSpec(runs),), None, resolution=32, depth_mult=mult)
+        texts = [BLOCKS["mbconv"].timm(run) for run in runs]
+        theirs = [item["out_chs"] for item in decode_arch_def([texts], depth_multiplier=mult)[0]]
+        mine = [layer.out_channels for layer in spec.resolved().stages[0].layers for _ in range(layer.num_layers)]
+        assert mine == theirs
