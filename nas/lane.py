@@ -6,6 +6,7 @@ would be wrong by the slowdown of both.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import tempfile
@@ -37,6 +38,8 @@ def lane(device: str, *, alone: bool, waiting: Callable[[], None] | None = None)
             f"{path}: cannot make the lock of the timing lane ({error.strerror}). "
             "Set NAS_LANES to a folder that can be written."
         ) from None
+    with contextlib.suppress(PermissionError):  # whoever made it lets the others in, whatever their umask
+        os.fchmod(handle, 0o666)
     mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     try:
         try:

@@ -114,7 +114,8 @@ def build(spec: ArchSpec, *, seed: int | None = None) -> Network:
     Args:
         seed: Seed of the weights; None draws from torch's global generator.
     """
-    network = Network(spec)
+    with torch.random.fork_rng(devices=[]):  # torch fills new layers from its global generator; ours overwrite them
+        network = Network(spec)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in network.modules():

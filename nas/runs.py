@@ -105,14 +105,14 @@ def latest(root: Path | None = None, kind: str = "search") -> Path:
         RunError: there is none.
     """
     base = root or Path("results")
-    found = sorted(
-        path.parent
-        for path in base.glob("*/manifest.json")
-        if path.parent.name != "published" and kind in path.parent.name
-    )
+    found = []
+    for manifest in base.glob("*/manifest.json"):  # one level down: never below published/
+        run = open_run(manifest.parent)
+        if run.manifest.get("kind") == kind:
+            found.append((datetime.fromisoformat(run.manifest["created"]), run.folder))
     if not found:
         raise RunError(f"{base}: holds no {kind} run. Make one with `nas {kind}`, or name a run folder.")
-    return found[-1]
+    return max(found)[1]
 
 
 def check_same(run: Run, now: Mapping[str, Any]) -> None:

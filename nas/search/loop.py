@@ -60,7 +60,7 @@ def run_loop(
     on_trial: Callable[[TrialRecord], None],
     on_phase: Callable[[TrialRecord, int], None],
 ) -> list[TrialRecord]:
-    """Search until the budget is trained, and return all records of the run.
+    """Search until the budget is trained or nothing new is suggested, and return all records of the run.
 
     Args:
         num_phases: Training phases of a network.
@@ -69,7 +69,7 @@ def run_loop(
             the phase that starts.
 
     Raises:
-        SearchError: too many trials failed, or no new network was found in `patience` suggestions.
+        SearchError: too many trials failed.
         TrialBug: the program failed on one network; it and the traceback are in the run folder.
     """
     asked = choices(terms.space)
@@ -119,12 +119,6 @@ def run_loop(
                 on_phase(record, 0)
                 engine.submit(Job(trial.number, spec, 0, terms.seed))
         if not flights:
-            if spent < terms.budget:
-                raise SearchError(
-                    f"{terms.patience} suggestions in a row brought no new network: the space is exhausted, or its "
-                    f"rules and limits leave nothing. {spent} of {terms.budget} networks were trained. Widen the space "
-                    "or its limits, or use --sampler random."
-                )
             return found
         try:
             job, result = engine.next()

@@ -18,7 +18,7 @@ SAMPLERS: Registry[Make] = Registry("sampler")
 
 def _gp(seed: int) -> optuna.samplers.BaseSampler:
     if find_spec("scipy") is None:  # optuna asks for it only after the random trials, in the middle of a search
-        raise UsageError("--sampler gp: needs SciPy, which is not installed. Run: pip install scipy")
+        raise UsageError("--sampler gp: needs SciPy, which is not installed. Run: pip install 'phinas[gp]'")
     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=20, deterministic_objective=False)
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import optuna
 import torch
 import yaml
 
@@ -18,7 +19,7 @@ from nas import catalog, runs
 from nas.data import Dataset
 from nas.data import load as load_data
 from nas.engine import InlineEngine
-from nas.errors import SearchError, UsageError
+from nas.errors import RunError, SearchError, UsageError
 from nas.evaluate import Evaluator, describe_device, pick_device
 from nas.objective import Reward, tightest, warnings
 from nas.report import write_report
@@ -29,7 +30,7 @@ from nas.search.finalists import Finalist, best, measure_again
 from nas.search.loop import Terms, run_loop
 from nas.search.record import BUDGETED, TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
-from nas.search.study import open_study, records, requeue_interrupted, values
+from nas.search.study import describe, open_study, records, requeue_interrupted, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
 from nas.train.recipes import Recipe, from_document, load_recipe
@@ -145,6 +146,18 @@ def _run(config: SearchConfig, space: SearchSpace, recipe: Recipe, run: Run | No
     study = open_study(
         run.folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed
     )
+    describe(
+        study,
+        {
+            "run": str(run.folder),
+            "space": f"{space.name} ({space.space_hash})",
+            "data": f"{data.name} ({data.fingerprint})",
+            "device": facts["device"]["name"],
+            "recipe": recipe.name,
+            "baseline": baseline.name,
+            "reward": f"val_accuracy * (step_time / baseline)^{reward.w:g} * (num_params / baseline)^{reward.v:g}",
+        },
+    )
     requeue_interrupted(study)
     known = records(study)
     watcher.started(run, data, facts, sum(record.kind in BUDGETED for record in known))
@@ -167,18 +180,30 @@ def _run(config: SearchConfig, space: SearchSpace, recipe: Recipe, run: Run | No
             on_trial,
             lambda record, phase: watcher.phase(record, phase, recipe.progressive.phases),
         )
+    except optuna.exceptions.StorageInternalError as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise RunError(
+            f"{run.path('study.db')}: cannot be written ({cause}). Free space or make the folder writable; then continue "
+            f"with: nas search --resume {run.folder}"
+        ) from error
     finally:
         engine.close()
+    spent = sum(record.kind in BUDGETED for record in found)
+    short = (
+        f"{config.patience} suggestions in a row brought no new network, so the search ended after {spent} of "
+        f"{config.budget}: the space is exhausted, or its rules and limits leave nothing. Widen them, or use another "
+        "--sampler."
+    )
     top = best(found, reward, config.top_k)
     if not top:
         kinds = ", ".join(sorted({record.kind for record in found}))
-        raise SearchError(
-            f"no network was trained to the end (trials: {kinds}). Raise the budget or use --pruner none."
-        )
+        reason = short if spent < config.budget else "Raise the budget or use --pruner none."
+        raise SearchError(f"no network was trained to the end (trials: {kinds}). {reason}")
     specs = [(record, spec_of(record, space, **classes)) for record in top]
     seeds = range(config.seed + 1, config.seed + 1 + config.top_k_seeds)
     finalists = measure_again(specs, evaluator, reward, run, seeds, watcher.finalist)
-    notes = warnings([record.candidate() for record in found if record.kind == "trained"], reward)
+    notes = [short] if spent < config.budget else []
+    notes += warnings([record.candidate() for record in found if record.kind == "trained"], reward)
     winner = next(spec for record, spec in specs if record.arch_hash == finalists[0].record.arch_hash)
     winner = replace(
         winner,

@@ -48,6 +48,14 @@ def open_study(folder: Path, name: str, *, sampler: str, pruner: str, seed: int)
     return study
 
 
+def describe(study: optuna.Study, facts: Mapping[str, str]) -> None:
+    """Store what the dashboard shows of a whole study; what is there already is left alone."""
+    known = study.user_attrs
+    for name, text in facts.items():
+        if known.get(name) != text:
+            study.set_user_attr(name, text)
+
+
 def distributions(choices: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
     """Return what the sampler sees of each choice: an ordered domain as its indices, another as categories."""
     return {
