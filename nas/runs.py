@@ -107,6 +107,8 @@ def latest(root: Path | None = None, kind: str = "search") -> Path:
     base = root or Path("results")
     found = []
     for manifest in base.glob("*/manifest.json"):  # one level down: never below published/
+        if manifest.parent.name == "published":
+            continue
         run = open_run(manifest.parent)
         if run.manifest.get("kind") == kind:
             found.append((datetime.fromisoformat(run.manifest["created"]), run.folder))

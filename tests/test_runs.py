@@ -151,13 +151,19 @@ def test_all_changes_are_named_at_once(tmp_path: Path) -> None:
         runs.check_same(runs.open_run(tmp_path), FACTS | {"data": 1, "seed": 1})
 
 
-def test_the_latest_run_is_never_a_published_one(tmp_path: Path) -> None:
-    for name in ("20260101-000000-search-a-cpu", "20260301-000000-search-a-cpu", "20260401-000000-scale-a-cpu"):
-        runs.create(None, "x", "x", FACTS, out=tmp_path / name)
-    runs.create(None, "search", "x", FACTS, out=tmp_path / "published" / "20270101-000000-search-a-cpu")
-    runs.create(None, "search", "x", FACTS, out=tmp_path / "published")
-    assert runs.latest(tmp_path).name == "20260301-000000-search-a-cpu"
-    assert runs.latest(tmp_path, "scale").name == "20260401-000000-scale-a-cpu"
+def test_the_latest_run_is_the_newest_of_its_kind_and_never_a_published_one(tmp_path: Path) -> None:
+    made = {
+        "first": "search",
+        "named-by-hand": "search",
+        "grid": "scale",
+        "published": "search",
+        "published/last": "search",
+    }
+    for day, (name, kind) in enumerate(made.items(), 1):
+        run = runs.create(None, kind, "x", FACTS, out=tmp_path / name)
+        runs.write_json(run.path("manifest.json"), {**run.manifest, "created": f"2026-01-{day:02d}T00:00:00+00:00"})
+    assert runs.latest(tmp_path).name == "named-by-hand"
+    assert runs.latest(tmp_path, "scale").name == "grid"
 
 
 def test_no_latest_run(tmp_path: Path) -> None:

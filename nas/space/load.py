@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,13 @@ def _construct(
         return [
             _construct(loader, item, (*path, index), places, problems, file) for index, item in enumerate(node.value)
         ]
+    # YAML 1.1 takes 1e-5 for text, for want of a point; everyone else takes it for a number.
+    if (
+        isinstance(node, yaml.ScalarNode)
+        and node.style is None
+        and re.fullmatch(r"[-+]?\d+e[-+]?\d+", node.value, re.I)
+    ):
+        return float(node.value)
     return loader.construct_object(node, deep=True)
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from nas.errors import RunError, SearchError, UsageError
 from nas.report import load_run
 from nas.search import SearchResult, resume
 from nas.search.session import spec_of
+from nas.search.study import open_study
 
 SETTINGS: dict[str, Any] = {"device": "cpu", "top_k": 1, "top_k_seeds": 1, "seed": 3}
 
@@ -132,3 +134,49 @@ def test_limits_that_nothing_meets_end_the_search(finished: SearchResult, tmp_pa
     assert set(frame["kind"]) <= {"infeasible", "forbidden", "duplicate"}
     page = nas.report.page(load_run(tmp_path / "run"))
     assert "there is no winner yet" in page
+
+
+def test_an_exhausted_space_still_names_a_winner_and_says_so(finished: SearchResult, tmp_path: Path) -> None:
+    config = finished.run.manifest["config"]
+    space = tmp_path / "two.yaml"
+    space.write_text(
+        "name: two\nresolution: 16\nstem: {block: conv, kernel_size: 3, stride: 2, out_channels: 8}\n"
+        "stages: [{block: mbconv, kernel_size: [3, 5], expand_ratio: 1, out_channels: 8, stride: 2}]\n"
+        "head: {dropout: 0.1}\n"
+    )
+    result = nas.search(
+        space=space,
+        data=config["data"],
+        recipe=config["recipe"],
+        budget=3,
+        patience=20,
+        out=tmp_path / "run",
+        **SETTINGS,
+    )
+    assert sum(record.kind == "trained" for record in result.records) == 2
+    assert "20 suggestions in a row brought no new network, so the search ended after 2 of 3" in result.warnings[0]
+    assert result.warnings[0] in nas.report.page(load_run(tmp_path / "run"))
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_afterwards(
+    finished: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = finished.run.manifest["config"]
+    settings = {**SETTINGS, "space": config["space"], "data": config["data"], "recipe": config["recipe"], "budget": 2}
+    real = optuna.Study.tell
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise optuna.exceptions.StorageInternalError("x") from OSError("database or disk is full")
+
+    monkeypatch.setattr(optuna.Study, "tell", full)
+    with pytest.raises(RunError, match=r"study.db: cannot be written \(database or disk is full\).*--resume"):
+        nas.search(**settings, out=tmp_path / "run")
+    monkeypatch.setattr(optuna.Study, "tell", real)
+    result = resume(tmp_path / "run")
+    assert sum(record.kind in ("trained", "pruned") for record in result.records) == 2
+
+
+def test_the_study_says_what_it_is_about(finished: SearchResult) -> None:
+    facts = open_study(finished.run.folder, "search-tiny", sampler="random", pruner="none", seed=0).user_attrs
+    assert facts["space"].startswith("tiny (") and facts["baseline"] == "tiny-middle"
+    assert facts["reward"] == "val_accuracy * (step_time / baseline)^-0.07 * (num_params / baseline)^-0.05"

@@ -238,3 +238,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str, message: str)
     with pytest.raises(UnknownNameError, match=message) as caught:
         load_space(name)
     assert caught.value.exit_code == 2
+
+
+def test_a_number_in_powers_of_ten_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("extends: efficientnet_b0\nnorm_eps: 1e-5\n")
+    assert load_space(path).norm_eps == 1e-5
