@@ -42,8 +42,8 @@ from nas.train.recipes import Recipe, from_document
 from nas.train.schedule import phases
 
 HAND_MADE = {
-    "efficientnetv2_b0": [(0.125, 0.25), (0.1875, 0.5), (0.25, 0.25), (0.25, 0.5), (0.375, 0.5), (0.25, 1.0)],
-    "efficientnet_b0": [(0.125, 0.5), (0.1875, 0.5), (0.25, 0.25), (0.25, 0.5)],
+    "efficientnetv2_b0": [(0.125, 0.25), (0.1875, 0.5), (0.25, 0.25), (0.25, 0.5), (0.375, 0.5)],
+    "efficientnet_b0": [(0.125, 0.5), (0.25, 0.25), (0.25, 0.5)],
 }
 """Width and depth multipliers of the hand-made networks."""
 

@@ -5,6 +5,7 @@ Raw values are what a run stores; scores are computed from them, so that exponen
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -102,8 +103,13 @@ def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
     return front
 
 
+def cost_factor(candidate: Candidate, reward: Reward) -> float:
+    """Return what the costs alone make of a score: the score over the accuracy."""
+    return score_of(candidate, reward) / candidate.val_accuracy if candidate.val_accuracy else 0.0
+
+
 def warnings(candidates: Sequence[Candidate], reward: Reward, top: int = 5) -> list[str]:
-    """Say where the score itself, not the networks, decided: the cheapest corner, or a choice of exponents.
+    """Say where the score itself, not the networks, decided: the cheapest corner, noise, or a choice of exponents.
 
     With w = -0.07 a network ten times faster is worth 17 %: more than accuracy differs in many spaces.
     """
@@ -111,13 +117,22 @@ def warnings(candidates: Sequence[Candidate], reward: Reward, top: int = 5) -> l
         return []
     found = []
     best = ranked(candidates, reward)
-    times = sorted(item.relative_time for item in candidates)
-    cheap = times[max(0, len(times) // 10 - 1)]
-    in_corner = sum(item.relative_time <= cheap for item in best[:top])
+    factors = sorted((cost_factor(item, reward) for item in candidates), reverse=True)
+    cheap = factors[max(0, len(factors) // 10 - 1)]
+    in_corner = sum(cost_factor(item, reward) >= cheap for item in best[:top])
     if in_corner > top // 2:
         found.append(
-            f"{in_corner} of the best {top} are among the fastest tenth of all networks: with w = {reward.w:g} speed "
-            "outweighs accuracy here. Try a weaker exponent (--w -0.03) or a space with larger networks."
+            f"{in_corner} of the best {top} are among the cheapest tenth of all networks: with w = {reward.w:g} and "
+            f"v = {reward.v:g} cost outweighs accuracy here. Try weaker exponents (--w {reward.w / 2:g} --v "
+            f"{reward.v / 2:g}), a space with larger networks, or limits in their place."
+        )
+    spread = statistics.stdev(item.val_accuracy for item in candidates)
+    error = statistics.fmean(item.val_error for item in candidates)
+    if spread < 1.5 * error:
+        found.append(
+            f"The accuracies of the trained networks hardly differ by more than their errors (standard deviation "
+            f"{spread:.4f}, error of one {error:.4f}): this ranking is one of costs. A longer recipe or more validation "
+            "images would let accuracy count."
         )
     for name, factor in (("half as strong", 0.5), ("twice as strong", 2.0)):
         other = Reward(reward.w * factor, reward.v * factor, reward.ref_params)

@@ -103,7 +103,15 @@ def test_a_run_that_ends_in_the_cheapest_corner_says_so() -> None:
     # Accuracy hardly rises with time, so that the fastest tenth wins.
     items = [candidate(f"{n:03}", 0.7 + 0.0001 * n, time=1.0 + n) for n in range(40)]
     found = warnings(items, V2, top=5)
-    assert any("among the fastest tenth" in line and "w = -0.07" in line for line in found)
+    assert any("among the cheapest tenth" in line and "w = -0.07" in line for line in found)
+
+
+def test_a_ranking_of_noise_is_called_one_of_costs() -> None:
+    rng = random.Random(0)
+    noise = [candidate(f"{n:03}", rng.gauss(0.75, 0.01), time=5 + n) for n in range(40)]
+    assert any("this ranking is one of costs" in line for line in warnings(noise, V2))
+    real = [candidate(f"{n:03}", 0.6 + 0.005 * n, time=5 + n) for n in range(40)]
+    assert not any("this ranking is one of costs" in line for line in warnings(real, V2))
 
 
 def test_a_winner_that_the_exponents_choose_is_named() -> None:
