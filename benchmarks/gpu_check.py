@@ -51,7 +51,8 @@ def section_tests(setting: Setting) -> dict[str, Any]:
     """Run the tests that are marked `gpu`."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110)
-    return {"exit_code": done.returncode, "tail": done.stdout.splitlines()[-15:]}
+    tail = done.stdout.splitlines()[-15:]
+    return {"passed": done.returncode == 0, "exit_code": done.returncode, "tail": tail}
 
 
 def section_step_time(setting: Setting) -> dict[str, Any]:
@@ -75,13 +76,13 @@ def section_step_time(setting: Setting) -> dict[str, Any]:
 def section_search(setting: Setting) -> dict[str, Any]:
     """Search v2_tiny (and v2 on a GPU) on the built-in data through the command line, to the winner."""
     found = {}
-    for space, budget in (("v2_tiny", 2),) if setting.small else (("v2_tiny", 12), ("v2", 2)):
+    for space, budget in (("v2_tiny", 2),) if setting.small else (("v2_tiny", 8), ("v2", 1)):
         with tempfile.TemporaryDirectory() as temp:
             out = Path(temp) / "run"
             command = [sys.executable, "-m", "nas", "search", "--space", space, "--budget", str(budget), "--top-k", "1"]
             command += ["--out", str(out), "--device", str(setting.device), "--recipe", "quick"]
             began = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=100 if setting.small else 55)
             found[space] = {
                 "exit_code": done.returncode,
                 "seconds": round(time.perf_counter() - began, 1),
@@ -89,7 +90,7 @@ def section_search(setting: Setting) -> dict[str, Any]:
                 "trials_csv": (out / "trials.csv").read_text().splitlines()[:4] if done.returncode == 0 else [],
                 "tail": (done.stdout + done.stderr).splitlines()[-6:],
             }
-    return found
+    return {"passed": all(item["exit_code"] == 0 for item in found.values()), **found}
 
 
 def section_host_bound(setting: Setting) -> dict[str, Any]:
@@ -107,13 +108,14 @@ def section_layout(setting: Setting) -> dict[str, Any]:
     """Compare the training step in channels_last with the contiguous layout."""
     spec = load_arch("efficientnetv2_b0", resolution=32 if setting.small else 128, num_classes=10)
     batch = 8 if setting.small else 128
-    last = _step(spec, setting, batch)
-    first = _step(spec, setting, batch, contiguous=True)
+    usual = setting.device.type == "cuda"
+    last = _step(spec, setting, batch, autocast=usual)
+    first = _step(spec, setting, batch, contiguous=True, autocast=usual)
     return _ratio(last, first, setting, "channels_last", "contiguous")
 
 
 def section_precision(setting: Setting) -> dict[str, Any]:
-    """Compare the training step under bfloat16 autocast with float32."""
+    """Compare the training step under bfloat16 autocast with float32 (on CUDA torch's default: TF32 convolutions)."""
     spec = load_arch("efficientnetv2_b0", resolution=32 if setting.small else 128, num_classes=10)
     batch = 8 if setting.small else 128
     mixed, full = _step(spec, setting, batch, autocast=True), _step(spec, setting, batch, autocast=False)
@@ -140,15 +142,19 @@ def section_out_of_memory(setting: Setting) -> dict[str, Any]:
     """Ask for a step that cannot fit: the outcome must be `out_of_memory`, and the next network must work (CUDA only)."""
     if setting.device.type != "cuda":
         return {"skipped": "a CPU swaps instead of refusing"}
-    spec = load_arch("efficientnetv2_s", resolution=512, num_classes=10)
+    spec = load_arch("efficientnetv2_s", resolution=224, num_classes=10)
     small = load_arch("efficientnetv2_b0", resolution=64, num_classes=10)
-    recipe = replace(RECIPES["quick"], batch_size=16, progressive=Progressive(1, (1.0, 1.0)))
-    evaluator = Evaluator(_noise(spec, 512), recipe, setting.device, baseline=small)
-    evaluator.recipe = replace(recipe, batch_size=8192)
-    first = evaluator.run_phase(spec, 0, None, seed=0)
-    evaluator.recipe = recipe
-    second = evaluator.run_phase(small, 0, None, seed=0)
-    return {"huge": first.outcome, "then_small": second.outcome, "reason": first.reason}
+    recipe = replace(RECIPES["quick"], batch_size=128, progressive=Progressive(1, (1.0, 1.0)))
+    total = torch.cuda.get_device_properties(setting.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(4 * 2**30 / total, setting.device)  # as a device of 4 GiB would
+    try:
+        evaluator = Evaluator(_noise(spec, 256), recipe, setting.device, baseline=small)
+        first = evaluator.run_phase(spec, 0, None, seed=0)
+        second = evaluator.run_phase(small, 0, None, seed=0)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, setting.device)
+    passed = (first.outcome, second.outcome) == ("out_of_memory", "ok")
+    return {"passed": passed, "large": first.outcome, "then_small": second.outcome, "reason": first.reason}
 
 
 SECTIONS: dict[str, Callable[[Setting], dict[str, Any]]] = {
@@ -179,16 +185,16 @@ def _step(
     data = loop.to_device(_noise(spec, batch), recipe, setting.device)
     state = loop.start(spec, recipe, setting.device, seed=0)
     step = loop.timing_step(state, data, recipe, spec.resolution)
-    if contiguous:
-        state.network.to(memory_format=torch.contiguous_format)
     if autocast is None:
         return step
+    layout = torch.contiguous_format if contiguous else torch.channels_last
+    state.network.to(memory_format=layout)
     images = torch.randn(batch, spec.in_channels, spec.resolution, spec.resolution, device=setting.device)
-    images = images.to(memory_format=torch.channels_last)
+    images = images.to(memory_format=layout)
     labels = torch.arange(batch, device=setting.device) % spec.num_classes
 
     def forced() -> None:
-        with torch.autocast(setting.device.type, dtype=torch.bfloat16, enabled=bool(autocast)):
+        with torch.autocast(setting.device.type, dtype=torch.bfloat16, enabled=autocast):
             loss = torch.nn.functional.cross_entropy(state.network(images).float(), labels)
         loss.backward()
         state.optimizer.step()
@@ -229,7 +235,7 @@ def main() -> None:
     setting = Setting(device, small=device.type == "cpu")
     path = folder(device, options.out) / "gpu_check.json"
     content = stored(path) or {"conditions": conditions(device), "sections": {}}
-    done = {name for name, value in content["sections"].items() if "error" not in value["result"]}
+    done = {name for name, value in content["sections"].items() if value["result"].get("passed", True)}
     failed = False
     for name in options.section or [name for name in SECTIONS if name not in done]:
         print(f"[{name}] {(SECTIONS[name].__doc__ or '').splitlines()[0]}", flush=True)
@@ -237,8 +243,8 @@ def main() -> None:
         try:
             result = SECTIONS[name](setting)
         except Exception as error:
-            result = {"error": repr(error), "traceback": traceback.format_exc().splitlines()[-6:]}
-            failed = True
+            result = {"passed": False, "error": repr(error), "traceback": traceback.format_exc().splitlines()[-6:]}
+        failed |= not result.get("passed", True)
         seconds = round(time.perf_counter() - began, 1)
         content["sections"][name] = {"seconds": seconds, "git": conditions(device)["git"], "result": result}
         store(path, content)

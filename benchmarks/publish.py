@@ -32,7 +32,6 @@ KEPT = (
     "report.md",
     "pareto.png",
     "equal_step_time.json",
-    "equal_step_time.png",
 )
 MARKS = ("<!-- results -->", "<!-- /results -->")
 
@@ -75,43 +74,42 @@ def runs_table() -> str:
 
 def comparison_table(content: dict[str, Any], folder: str) -> str:
     """Return the comparison at equal step time as Markdown."""
-    device = content["conditions"]["device"]
-    versions = content["conditions"]["versions"]
-    recipe = content["recipe"]
-    seeds = content["rows"][0]["seeds"]
+    device, versions = content["conditions"]["device"], content["conditions"]["versions"]
+    rows = content["rows"]
+    images = next(iter(content["trainings"].values()))["images"]
     lines = [
-        "Found and hand-made networks, trained by one recipe (the search's, "
-        f"{recipe['epochs']:g} epochs instead of its own), {seeds} seeds each, scored on images that the search never touched; "
-        "step times of all measured in turns in one process.",
+        f"Networks that a search of `v2_tiny` found and networks made by hand, trained by one recipe (the search's, "
+        f"{content['recipe']['epochs']:g} epochs), {len(rows[0]['accuracies'])} seeds each, scored on {images:,} images that the "
+        "search never touched; step times of all measured in turns in one process.",
         "",
-        "| network | step time, ms | accuracy | params |",
-        "| --- | --- | --- | --- |",
+        "| network | step time, ms (MAD) | accuracy by seed | mean | params |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    for row in content["rows"]:
+    for row in rows:
         name = f"**{row['name']}** (found)" if row["kind"] == "found" else row["name"]
+        seeds = " ".join(f"{value:.4f}" for value in row["accuracies"])
         lines.append(
-            f"| {name} | {row['step_time_ms']:.1f} ± {row['step_time_mad_ms']:.1f} | "
-            f"{row['accuracy']:.4f} ± {row['accuracy_error']:.4f} | {format_count(row['num_params'])} |"
+            f"| {name} | {row['step_time_ms']:.1f} ({row['step_time_mad_ms']:.1f}) | {seeds} | {row['accuracy']:.4f} | "
+            f"{format_count(row['num_params'])} |"
         )
     lines += [
         "",
-        "At its own step time, is the found network more accurate than the hand-made ones (interpolated front)?",
+        "Is the found network more accurate than the hand-made ones at its own step time (interpolated front)?",
         "",
     ]
-    for item in content["answer"]:
-        if item["hand_made_accuracy"] is None:
-            lines.append(f"- {item['name']}: faster than every hand-made network here; nothing to compare it with.")
+    for item in content["answers"]:
+        if item["against"] is None:
+            lines.append(f"- {item['name']}: {item['answer']}; nothing to compare it with.")
             continue
-        place = "" if item["beyond_front"] is None else " (against the best of them, which is faster)"
         lines.append(
-            f"- {item['name']}: **{item['more_accurate']}**{place}, {item['difference']:+.4f} "
-            f"(twice its standard error: {item['two_errors']:.4f})."
+            f"- {item['name']}: **{item['answer']}**: {item['difference']:+.4f} ± {item['half_interval']:.4f} against "
+            f"{item['hand_made_accuracy']:.4f}."
         )
     lines += [
         "",
-        f"{device['name']}, 1 thread, torch {versions['torch']}; raw values in "
-        f"[{folder}](results/published/{folder}/equal_step_time.json), made by "
-        f"`python -m benchmarks.equal_step_time results/{folder}`.",
+        "Intervals are 95 % for all of them together (training noise and choice of images; see the docstring of the benchmark). "
+        f"{device['name']}, {device['threads']} thread, torch {versions['torch']}; raw values in "
+        f"[{folder}](results/published/{folder}/equal_step_time.json), made by `{content['command']}`.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ def lane(device: str, *, alone: bool, waiting: Callable[[], None] | None = None)
     """Hold the lane of a device while the body runs.
 
     Args:
-        device: Name of the device, such as `cpu` or `cuda:0`.
+        device: Name of the lane: `cpu`, or the identity of a CUDA device.
         alone: True for timing, False for training.
         waiting: Called once if somebody else holds the lane, before waiting for it.
 
@@ -32,7 +32,8 @@ def lane(device: str, *, alone: bool, waiting: Callable[[], None] | None = None)
     folder = Path(os.environ.get("NAS_LANES", tempfile.gettempdir()))
     path = folder / f"phinas-lane-{device.replace(':', '-')}.lock"
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        # First without O_CREAT: in a sticky folder the kernel refuses it on a file that somebody else made.
+        handle = os.open(path, os.O_RDWR) if path.exists() else os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise DeviceError(
             f"{path}: cannot make the lock of the timing lane ({error.strerror}). "

@@ -130,9 +130,9 @@ def warnings(candidates: Sequence[Candidate], reward: Reward, top: int = 5) -> l
     error = statistics.fmean(item.val_error for item in candidates)
     if spread < 1.5 * error:
         found.append(
-            f"The accuracies of the trained networks hardly differ by more than their errors (standard deviation "
-            f"{spread:.4f}, error of one {error:.4f}): this ranking is one of costs. A longer recipe or more validation "
-            "images would let accuracy count."
+            f"The accuracies of the trained networks spread (standard deviation {spread:.4f}) little more than one accuracy "
+            f"may be off by (error {error:.4f}): costs and luck may have decided this ranking. A longer recipe or more "
+            "validation images would let accuracy count."
         )
     for name, factor in (("half as strong", 0.5), ("twice as strong", 2.0)):
         other = Reward(reward.w * factor, reward.v * factor, reward.ref_params)
@@ -142,7 +142,8 @@ def warnings(candidates: Sequence[Candidate], reward: Reward, top: int = 5) -> l
             error = best[0].val_error / best[0].val_accuracy
             if abs(gap) > error:
                 found.append(
-                    f"With exponents {name} (w {other.w:g}, v {other.v:g}) another network wins: {rival.arch_hash} "
-                    f"(accuracy {rival.val_accuracy:.3f}, {rival.relative_time:.2f} x the baseline's step time)."
+                    f"With exponents {name} (w {other.w:g}, v {other.v:g}) another network is first in the search: "
+                    f"{rival.arch_hash} (accuracy {rival.val_accuracy:.3f}, {rival.relative_time:.2f} x the baseline's step "
+                    "time)."
                 )
     return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from nas.errors import RunError
 
 MANIFEST_VERSION = 1
 
-MUST_MATCH = ("space_hash", "recipe", "data", "device", "reward", "limits", "seed", "sampler", "pruner")
+MUST_MATCH = ("space_hash", "recipe", "data", "device", "torch", "reward", "limits", "seed", "sampler", "pruner")
 """What a continued run must share with its start: otherwise its step times or accuracies would not compare."""
 
 
@@ -34,19 +36,18 @@ class Run:
         return self.folder / name
 
 
-def create(root: Path | None, kind: str, label: str, manifest: Mapping[str, Any], out: Path | None = None) -> Run:
-    """Make a new run folder and write its manifest.
+def new_folder(root: Path | None, kind: str, label: str, out: Path | None = None) -> Path:
+    """Make the folder of a new run, before any other work, and show that it can be written.
 
     Args:
         root: Folder of all runs (default `results`); the new folder is named by time, kind and label.
         out: The folder itself, in place of a generated name.
 
     Raises:
-        RunError: the folder cannot be made, or holds a run already.
+        RunError: the folder cannot be made or written, or holds a run already.
     """
-    now = datetime.now().astimezone()
     label = re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-").lower()
-    base = (root or Path("results")) / f"{now:%Y%m%d-%H%M%S}-{kind}-{label}"
+    base = (root or Path("results")) / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-{label}"
     folder = out or base
     for attempt in range(2, 100):
         if out is not None or not folder.exists():
@@ -56,14 +57,25 @@ def create(root: Path | None, kind: str, label: str, manifest: Mapping[str, Any]
         raise RunError(f"{folder}: holds a run already. Continue it with --resume {folder}, or name another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise RunError(
-            f"{folder}: cannot be made ({error.strerror}). Give a folder that can be written with --out."
+            f"{folder}: cannot be made or written ({error.strerror}). Give a folder that can be written with --out."
         ) from None
+    return folder
+
+
+def create(folder: Path, kind: str, manifest: Mapping[str, Any]) -> Run:
+    """Write the manifest of a new run into its folder.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
     content = {
         "manifest_version": MANIFEST_VERSION,
         "kind": kind,
-        "created": now.isoformat(timespec="seconds"),
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "git": git_revision(),
         **manifest,
@@ -71,6 +83,47 @@ def create(root: Path | None, kind: str, label: str, manifest: Mapping[str, Any]
     run = Run(folder, content)
     write_json(run.path("manifest.json"), content)
     return run
+
+
+def update(run: Run, changes: Mapping[str, Any]) -> Run:
+    """Return the run with some keys of its manifest changed, written if they are."""
+    content = {**run.manifest, **json.loads(json.dumps(changes))}
+    if content != run.manifest:
+        write_json(run.path("manifest.json"), content)
+    return Run(run.folder, content)
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Own a run folder while the body runs: two processes on one run would train the same trials and lose records.
+
+    The lock goes with the process, however it ends.
+
+    Raises:
+        RunError: another process owns the run; it is named.
+    """
+    path = folder / ".lock"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be made ({error.strerror}). Make the folder writable.") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+            raise RunError(
+                f"{folder}: {owner} is working on this run. Wait until it has ended, or stop it; then continue."
+            ) from None
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        if not (folder / "manifest.json").exists():  # it failed before it began: leave nothing behind
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+        os.close(handle)
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,16 @@ FACTS: dict[str, Any] = {
 }
 
 
+def made_run(root: Path | None, kind: str, label: str, facts: dict[str, Any], out: Path | None = None) -> runs.Run:
+    return runs.create(runs.new_folder(root, kind, label, out), kind, facts)
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_new_run_is_named_by_time_kind_and_label(tmp_path: Path) -> None:
-    run = runs.create(tmp_path, "search", "My space/cpu", FACTS)
+    run = made_run(tmp_path, "search", "My space/cpu", FACTS)
     assert re.fullmatch(r"\d{8}-\d{6}-search-my-space-cpu", run.folder.name)
     manifest = json.loads(run.path("manifest.json").read_text())
     assert manifest["manifest_version"] == runs.MANIFEST_VERSION
@@ -40,30 +46,30 @@ def test_a_new_run_is_named_by_time_kind_and_label(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
-    made = {runs.create(tmp_path, "search", "a", FACTS).folder for _ in range(3)}
+    made = {made_run(tmp_path, "search", "a", FACTS).folder for _ in range(3)}
     assert len(made) == 3
 
 
 def test_an_opened_run_is_the_one_that_was_made(tmp_path: Path) -> None:
-    made = runs.create(None, "search", "a", FACTS, out=tmp_path / "mine")
+    made = made_run(None, "search", "a", FACTS, out=tmp_path / "mine")
     opened = runs.open_run(tmp_path / "mine")
     assert opened.folder == made.folder
     assert opened.manifest == json.loads(json.dumps(made.manifest))
 
 
 def test_a_folder_with_a_run_is_not_taken_again(tmp_path: Path) -> None:
-    runs.create(None, "search", "a", FACTS, out=tmp_path)
+    made_run(None, "search", "a", FACTS, out=tmp_path)
     with pytest.raises(RunError, match=r"holds a run already\. Continue it with --resume"):
-        runs.create(None, "search", "a", FACTS, out=tmp_path)
+        made_run(None, "search", "a", FACTS, out=tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(RunError, match=r"file/run: cannot be made \(Not a directory\).*--out"):
-        runs.create(None, "search", "a", FACTS, out=blocked / "run")
+    with pytest.raises(RunError, match=r"file/run: cannot be made or written \(Not a directory\).*--out"):
+        made_run(None, "search", "a", FACTS, out=blocked / "run")
     with pytest.raises(RunError, match="cannot be made"):
-        runs.create(blocked, "search", "a", FACTS)
+        made_run(blocked, "search", "a", FACTS)
 
 
 def test_a_file_below_a_file_cannot_be_written(tmp_path: Path) -> None:
@@ -134,19 +140,19 @@ def test_a_manifest_of_another_version(tmp_path: Path, version: object) -> None:
 
 
 def test_the_same_conditions_may_continue(tmp_path: Path) -> None:
-    runs.create(None, "search", "a", FACTS | {"command": "x"}, out=tmp_path)
+    made_run(None, "search", "a", FACTS | {"command": "x"}, out=tmp_path)
     runs.check_same(runs.open_run(tmp_path), FACTS | {"command": "y"})
 
 
 @pytest.mark.parametrize("key", runs.MUST_MATCH)
 def test_each_changed_condition_is_named(tmp_path: Path, key: str) -> None:
-    run = runs.create(None, "search", "a", FACTS, out=tmp_path)
+    run = made_run(None, "search", "a", FACTS, out=tmp_path)
     with pytest.raises(RunError, match=rf'cannot be continued.* {key}: the run has .*, now "other"\. Start a new run'):
         runs.check_same(runs.open_run(run.folder), FACTS | {key: "other"})
 
 
 def test_all_changes_are_named_at_once(tmp_path: Path) -> None:
-    runs.create(None, "search", "a", FACTS, out=tmp_path)
+    made_run(None, "search", "a", FACTS, out=tmp_path)
     with pytest.raises(RunError, match=r"data: .*; seed: the run has 0, now 1"):
         runs.check_same(runs.open_run(tmp_path), FACTS | {"data": 1, "seed": 1})
 
@@ -160,7 +166,7 @@ def test_the_latest_run_is_the_newest_of_its_kind_and_never_a_published_one(tmp_
         "published/last": "search",
     }
     for day, (name, kind) in enumerate(made.items(), 1):
-        run = runs.create(None, kind, "x", FACTS, out=tmp_path / name)
+        run = made_run(None, kind, "x", FACTS, out=tmp_path / name)
         runs.write_json(run.path("manifest.json"), {**run.manifest, "created": f"2026-01-{day:02d}T00:00:00+00:00"})
     assert runs.latest(tmp_path).name == "named-by-hand"
     assert runs.latest(tmp_path, "scale").name == "grid"
@@ -176,3 +182,34 @@ def test_no_latest_run(tmp_path: Path) -> None:
 def test_a_folder_without_git_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert runs.git_revision() is None
+
+
+def test_a_run_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    run = made_run(None, "search", "a", FACTS, out=tmp_path / "run")
+    code = (
+        "import pathlib, sys; from nas import runs\n"
+        f"with runs.owned(pathlib.Path({str(run.folder)!r})):\n    print('mine', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"mine\n"
+        with (
+            pytest.raises(RunError, match=rf"process {other.pid} on .* is working on this run"),
+            runs.owned(run.folder),
+        ):
+            pass
+        other.kill()  # as hard as it comes: the lock goes with the process
+    with runs.owned(run.folder):
+        pass
+
+
+def test_a_run_that_never_began_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = runs.new_folder(tmp_path, "search", "a")
+    with pytest.raises(ValueError), runs.owned(folder):
+        raise ValueError
+    assert names(tmp_path) == []
+
+
+def test_a_raised_budget_is_remembered(tmp_path: Path) -> None:
+    run = made_run(None, "search", "a", FACTS | {"config": {"budget": 2}}, out=tmp_path)
+    runs.update(run, {"config": {"budget": 3}})
+    assert runs.open_run(tmp_path).manifest["config"] == {"budget": 3}

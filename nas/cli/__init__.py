@@ -45,6 +45,7 @@ def cli(debug: bool) -> None:
 @click.option("--max-step-time", help="Limit on the training step, such as 12ms.")
 @click.option("--max-memory", help="Limit on the training step's memory, such as 2GiB (CUDA).")
 @click.option("--top-k", default=3, show_default=True, help="Networks measured again before a winner is named.")
+@click.option("--trial-timeout", "trial_timeout_s", type=float, help="Seconds that a phase of a trial may take.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")
 @click.option("--resume", type=click.Path(path_type=Path), help="Continue this run, with its own settings.")
 @click.pass_context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from nas.data import Dataset
 from nas.runs import Run
+from nas.search.finalists import optimism
 from nas.search.record import BUDGETED, TrialRecord
 from nas.search.session import SearchResult
 from nas.space import format_count
@@ -23,14 +26,14 @@ class SearchProgress:
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, soft_wrap=True, markup=False)
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}"),
+            TextColumn("{task.fields[eta]}", markup=False),
             console=self._console,
             transient=True,
         )
@@ -63,28 +66,33 @@ class SearchProgress:
         used = facts["data"]
         device = facts["device"]
         place = f"{device['name']}" + (f", {device['threads']} threads" if device["type"] == "cpu" else "")
-        print_ = self._console.print
-        print_(f"[bold]space[/]    {facts['space']}, baseline {facts['baseline']['name']}")
-        print_(
-            f"[bold]data[/]     {data.name}: {used['used_train_images']} of {used['train_images']} training, "
-            f"{used['used_val_images']} of {used['val_images']} validation images, {used['classes']} classes"
+        self._say("space", f"{facts['space']}, baseline {facts['baseline']['name']}")
+        self._say(
+            "data",
+            f"{data.name}: {used['used_train_images']} of {used['train_images']} training, "
+            f"{used['used_val_images']} of {used['val_images']} validation images, {used['classes']} classes",
         )
         for note in data.notes:
-            print_(f"         [dim]{note}[/]")
+            self._say("", note, "dim")
         recipe = facts["recipe"]
-        print_(
-            f"[bold]recipe[/]   {recipe['name']}: {recipe['epochs']:g} epochs, {recipe['progressive']['phases']} phases, "
-            f"batch {recipe['batch_size']}"
+        self._say(
+            "recipe",
+            f"{recipe['name']}: {recipe['epochs']:g} epochs, {recipe['progressive']['phases']} phases, "
+            f"batch {recipe['batch_size']}",
         )
-        print_(
-            f"[bold]device[/]   {device['type']} ({place})" + ("" if device["type"] == "cuda" else "; no GPU is used")
-        )
-        print_(f"[bold]run[/]      {run.folder}")
-        print_(f"         [dim]watch it: nas dashboard {run.folder}[/]")
+        self._say("device", f"{device['type']} ({place})" + ("" if device["type"] == "cuda" else "; no GPU is used"))
+        self._say("run", str(run.folder))
+        self._say("", f"watch it: nas dashboard {run.folder}", "dim")
         if known:
-            print_(f"         continuing: {known} networks are trained already")
-        print_("[dim]trial kind        reward   accuracy         step time (x baseline)  params   network[/]")
+            self._say("", f"continuing: {known} networks are trained already")
+        self._console.print(
+            "trial kind        reward   accuracy         step time (x baseline)  params   network", style="dim"
+        )
         self._bar.update(self._task, description="searching", completed=known, total=self._budget)
+
+    def waiting(self) -> None:
+        """Show that another run has the device."""
+        self._bar.update(self._task, description="waiting: another run times or trains on this device")
 
     def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
         """Show what the trial in flight is doing."""
@@ -124,20 +132,25 @@ class SearchProgress:
         first = result.finalists[0]
         ratio = sum(first.step_time_ms) / sum(first.ref_step_time_ms)
         folder = result.run.folder
-        print_ = self._console.print
         kinds = [record.kind for record in result.records]
-        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-        print_(f"\n[bold]trials[/]   {counts}")
-        print_(f"[bold green]winner[/]   {first.record.arch_hash}  {first.record.arch}")
-        print_(
-            f"         accuracy {first.accuracy:.4f} ± {first.accuracy_error:.4f} ({len(first.accuracies)} fresh seeds), "
-            f"{ratio:.2f} x the baseline's step time, {format_count(first.record.num_params or 0)} parameters"
+        self._console.print()
+        self._say("trials", ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))))
+        self._say("winner", f"{first.record.arch_hash}  {first.record.arch}", "bold green")
+        self._say(
+            "",
+            f"accuracy {first.accuracy:.4f} ± {first.accuracy_error:.4f} ({len(first.accuracies)} fresh seeds), "
+            f"{ratio:.2f} x the baseline's step time, {format_count(first.record.num_params or 0)} parameters",
         )
-        print_(
-            f"         reward {first.reward:.4f}; the search had seen {first.record.reward:.4f} "
-            f"(optimism {first.optimism:+.4f})"
+        self._say(
+            "",
+            f"reward {first.reward:.4f} with fresh seeds; in the search {first.record.reward:.4f}. The search was "
+            f"optimistic by {optimism(result.finalists):+.4f} on average over {len(result.finalists)} finalists",
         )
         for warning in result.warnings:
-            print_(f"[yellow]note[/]     {warning}")
-        print_(f"[bold]report[/]   {folder / 'report.md'}")
-        print_(f"[bold]next[/]     nas show {folder / 'winner.yaml'} --verify --time")
+            self._say("note", warning, "yellow")
+        self._say("report", str(folder / "report.md"))
+        self._say("next", f"nas show {shlex.quote(str(folder / 'winner.yaml'))} --verify --time")
+
+    def _say(self, label: str, text: str, style: str = "") -> None:
+        """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""
+        self._console.print(Text.assemble((f"{label:9s}", "bold"), (text, style)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def show(
         wrong = [option for option, value in given.items() if value]
         if wrong:
             raise UsageError(f"{', '.join(wrong)}: {name} is a space with open choices; give an architecture.")
-        _space(space)
+        _space(space, name)
         return
     spec = catalog.load_arch(name, resolution=resolution, num_classes=num_classes)
     _architecture(spec)
@@ -60,12 +61,12 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=200)
 
 
-def _space(space: SearchSpace) -> None:
+def _space(space: SearchSpace, given: str) -> None:
     from nas.lint import lint
 
     console = _console()
     report = lint(space)
-    console.print(f"[bold]{space.name}[/]  {space.reference}")
+    console.print(space.name, space.reference, markup=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("stage", no_wrap=True)
     layers = dict(space.layers())
@@ -99,11 +100,11 @@ def _space(space: SearchSpace) -> None:
     for label, values in (("params", report.params), ("MACs", report.macs)):
         console.print(f"{label:20s} {' / '.join(format_count(value) for value in values)}  (least / median / most)")
     for line in report.useless:
-        console.print(f"[yellow]never matters[/]        {line}")
+        console.print(f"never matters        {line}", style="yellow", markup=False)
     for line in report.warnings:
-        console.print(f"[yellow]note[/]                 {line}")
+        console.print(f"note                 {line}", style="yellow", markup=False)
     console.print(f"recipe               {space.recipe}")
-    console.print(f"\nnext: nas search --space {space.name} --budget 50")
+    click.echo(f"\nnext: nas search --space {shlex.quote(given)} --budget 50")
 
 
 def _domain(domain: Any) -> str:
@@ -122,7 +123,7 @@ def _architecture(spec: ArchSpec) -> None:
     console = _console()
     resolved = spec.resolved()
     definition = timm_definition(spec)
-    console.print(f"[bold]{spec.name}[/]  {spec.reference}")
+    console.print(spec.name, spec.reference, markup=False)
     scaled = {name: getattr(spec, name) for name in ("width_mult", "depth_mult", "resolution_mult")}
     multipliers = "".join(f", {name} {value:g}" for name, value in scaled.items() if value != 1)
     console.print(

@@ -26,7 +26,8 @@ class Protocol:
         warmup_steps: Steps thrown away first; a first step plans its kernels and allocates its memory.
         settle: Go on warming up until three block medians agree within this share (0 = do not check).
         min_blocks, max_blocks: Blocks of steps; a block lasts at least `block_s` seconds.
-        target: Stop when the standard error of the median is below this share of it.
+        at_cap: Blocks that are taken even beyond the cap.
+        target: Stop when the relative standard errors of the medians, taken together, are below this.
         cap_s: Stop after this many seconds in any case (warm-up apart, which has the same cap).
     """
 
@@ -34,13 +35,18 @@ class Protocol:
     settle: float
     min_blocks: int
     max_blocks: int
+    at_cap: int
     block_s: float
     target: float
     cap_s: float
 
 
-SEARCH = Protocol(warmup_steps=2, settle=0.0, min_blocks=5, max_blocks=200, block_s=0.0, target=0.02, cap_s=2.0)
-FULL = Protocol(warmup_steps=5, settle=0.02, min_blocks=9, max_blocks=30, block_s=0.05, target=0.005, cap_s=20.0)
+SEARCH = Protocol(
+    warmup_steps=2, settle=0.0, min_blocks=5, max_blocks=200, at_cap=3, block_s=0.0, target=0.02, cap_s=2.0
+)
+FULL = Protocol(
+    warmup_steps=5, settle=0.02, min_blocks=9, max_blocks=30, at_cap=9, block_s=0.05, target=0.005, cap_s=20.0
+)
 
 
 def step_times(steps: Sequence[Step], device: torch.device, protocol: Protocol) -> tuple[Measurement, ...]:
@@ -49,7 +55,7 @@ def step_times(steps: Sequence[Step], device: torch.device, protocol: Protocol) 
     Alternating makes the *ratio* of two networks hold on a machine whose speed drifts: both see the same drift.
 
     Args:
-        steps: One callable for each network; the first is the one that matters, and decides when to stop.
+        steps: One callable for each network.
     """
     for step in steps:
         for _ in range(protocol.warmup_steps):
@@ -63,9 +69,10 @@ def step_times(steps: Sequence[Step], device: torch.device, protocol: Protocol) 
         for step, count, times in zip(steps, repeats, samples, strict=True):
             times.append(_block(step, count, device))
         taken = len(samples[0])
-        if time.perf_counter() - start > protocol.cap_s and taken >= min(3, protocol.min_blocks):
+        if time.perf_counter() - start > protocol.cap_s and taken >= protocol.at_cap:
             break
-        if taken >= protocol.min_blocks and _relative_error(samples[0]) < protocol.target:
+        # What is used is a ratio of two medians, so the errors of all of them count.
+        if taken >= protocol.min_blocks and math.hypot(*map(_relative_error, samples)) < protocol.target:
             break
     return tuple(_measurement(times, count, device) for times, count in zip(samples, repeats, strict=True))
 

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import replace
 
 from nas.engine._base import Job, PhaseBug
+from nas.errors import NasError
 from nas.evaluate import Evaluator, PhaseResult
 from nas.train.loop import TrainState
 
@@ -29,6 +30,8 @@ class InlineEngine:
         job = self._waiting.popleft()
         try:
             result = self._evaluator.run_phase(job.spec, job.phase, self._states.pop(job.trial, None), seed=job.seed)
+        except NasError:  # something the user can mend, such as a lock file that cannot be made
+            raise
         except Exception as error:
             raise PhaseBug(job) from error
         if result.state is not None:

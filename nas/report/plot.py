@@ -51,7 +51,7 @@ def write_plot(view: RunView, path: Path) -> None:
         lw=1,
         label="front",
     )
-    for place, finalist in enumerate(view.finalists):
+    for place, finalist in enumerate(item for item in view.finalists if item["accuracies"]):
         ratio = sum(finalist["step_time_ms"]) / sum(finalist["ref_step_time_ms"])
         axes.errorbar(
             [ratio],

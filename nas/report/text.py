@@ -54,8 +54,9 @@ def _winner(view: RunView) -> list[str]:
         f"- step time {fmean(first['step_time_ms']):.2f} ms (MAD {max(first['step_time_mad_ms']):.2f}), "
         f"{_ratio(first):.2f} x the baseline's in the same minutes",
         f"- {format_count(record['num_params'])} parameters, {format_count(record['macs'])} MACs",
-        f"- reward {first['reward']:.4f}; the search had seen {record['reward']:.4f}: an optimism of "
-        f"{first['optimism']:+.4f}",
+        f"- reward {first['reward']:.4f} with fresh seeds; in the search {record['reward']:.4f}",
+        f"- the search was optimistic by {fmean(item['optimism'] for item in _sound(view)):+.4f} on average over its finalists "
+        "(the winner's own difference is the smallest by selection; all were scored on the search's validation images)",
         "",
     ]
     rows = [
@@ -80,8 +81,8 @@ def _winner(view: RunView) -> list[str]:
         "params",
     ]
     lines += [*_table(heads, rows), ""]
-    if len(view.finalists) > 1:
-        second = view.finalists[1]
+    if len(_sound(view)) > 1:
+        second = _sound(view)[1]
         gap = first["accuracy"] - second["accuracy"]
         error = (first["accuracy_error"] ** 2 + second["accuracy_error"] ** 2) ** 0.5
         if abs(gap) < 2 * error:
@@ -91,6 +92,11 @@ def _winner(view: RunView) -> list[str]:
                 "",
             ]
     return lines
+
+
+def _sound(view: RunView) -> list[Mapping[str, Any]]:
+    """Return the finalists that could be trained again."""
+    return [item for item in view.finalists if item.get("outcome", "ok") == "ok"]
 
 
 def _ratio(finalist: Mapping[str, Any]) -> float:

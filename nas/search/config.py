@@ -1,4 +1,4 @@
-"""What a search is asked to do. Every default is documented here, once; the command line shows these."""
+"""What a search is asked to do. Every setting and its default is documented here, once."""
 
 from __future__ import annotations
 

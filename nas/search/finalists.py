@@ -1,7 +1,8 @@
 """The last word on a search: the best networks trained again with fresh seeds, for the best of many flatters itself.
 
-The highest of many noisy rewards is high partly by luck. The winner is chosen on trainings that had no part in
-selecting it; what the search's own reward was above them is its optimism, and is printed.
+The highest of many noisy rewards is high partly by luck. The finalists are ranked by trainings that had no part in making
+them finalists; what the search's own rewards were above these, on average, is its optimism, and is printed. The images
+scored on are the search's, so what was learnt of them stays in the numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nas.cost.step_time import FULL
 from nas.evaluate import Evaluator
 from nas.objective import Reward, ranked
 from nas.runs import Run, write_json
@@ -33,6 +35,7 @@ class Finalist:
         step_time_ms, ref_step_time_ms: By the full protocol, one for each fresh seed.
         accuracy, accuracy_error: Mean over fresh seeds, and its standard error (validation images and seeds together).
         reward: Mean over fresh seeds. optimism: The search's reward minus that.
+        outcome: `ok`, or how a fresh training failed.
     """
 
     record: TrialRecord
@@ -46,6 +49,7 @@ class Finalist:
     accuracy_error: float
     reward: float
     optimism: float
+    outcome: str = "ok"
 
 
 def best(records: Sequence[TrialRecord], reward: Reward, top_k: int) -> list[TrialRecord]:
@@ -69,6 +73,9 @@ def measure_again(
 
     Args:
         on_training: Called with a finalist and a seed before each training.
+
+    A finalist of which a fresh training fails (memory, divergence, time) cannot be trusted with a longer one either: it
+    comes last, with the reward 0 and its outcome.
     """
     stored: dict[str, dict[str, Any]] = {}
     if run.path(FILE).exists():
@@ -89,21 +96,33 @@ def measure_again(
     return found
 
 
+def optimism(finalists: Sequence[Finalist]) -> float:
+    """Return the mean optimism of a search over its finalists.
+
+    Not the winner's own: of several finalists the one whose fresh trainings were luckiest wins, so its own is too small.
+    """
+    return statistics.fmean(item.optimism for item in finalists if item.outcome == "ok")
+
+
 def _train(evaluator: Evaluator, spec: ArchSpec, seed: int) -> dict[str, Any]:
     """Return the raw values of one fresh training and timing."""
-    values: dict[str, Any] = dict(costs(evaluator.measure(spec)))
-    state = None
+    result = evaluator.run_phase(spec, 0, None, seed=seed, protocol=FULL)
+    values: dict[str, Any] = dict(costs(result.measurements))
     for phase in range(1, evaluator.num_phases(spec) + 1):
-        result = evaluator.run_phase(spec, phase, state, seed=seed)
-        state = result.state
-        if result.training is None:
-            return values | {"val_accuracy": 0.0, "val_error": 0.0, "outcome": result.outcome}
-        values |= {"val_accuracy": result.training.val_accuracy, "val_error": result.training.val_error}
-    return values | {"outcome": "ok"}
+        if result.outcome not in ("ok", "infeasible"):  # a limit on time may be just broken in a second measurement
+            return values | {"outcome": result.outcome}
+        result = evaluator.run_phase(spec, phase, result.state, seed=seed)
+        if result.training is not None:
+            values |= {"val_accuracy": result.training.val_accuracy, "val_error": result.training.val_error}
+    return values | {"outcome": "ok" if result.training is not None else result.outcome}
 
 
 def _finalist(record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[str, Any]], reward: Reward) -> Finalist:
     assert record.num_params is not None and record.reward is not None
+    failed = [item["outcome"] for item in trainings if item["outcome"] != "ok"]
+    if failed:
+        empty: tuple[float, ...] = ()
+        return Finalist(record, spec.document(), empty, empty, empty, empty, empty, 0.0, 0.0, 0.0, 0.0, failed[0])
     rewards = [
         reward.score(
             item["val_accuracy"],

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import yaml
+from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
 
 from nas.cost import Measurement
@@ -38,6 +39,11 @@ class Terms:
     budget: int
     patience: int
     seed: int
+
+
+STUCK = 10
+"""After so many suggestions in a row that are no new network, one is drawn at random: some samplers would go on for ever,
+for they learn nothing from a pruned trial (GP, NSGA-II) or are sure of what they know (TPE)."""
 
 
 @dataclass
@@ -95,7 +101,7 @@ def run_loop(
     while True:
         spent = sum(record.kind in BUDGETED for record in found)
         while len(flights) < engine.slots and spent + len(flights) < terms.budget and idle < terms.patience:
-            trial = study.ask(domains)
+            trial = _ask(study, domains, stuck=idle > 0 and idle % STUCK == 0, seed=terms.seed + len(found))
             spec = decode(
                 terms.space,
                 stored_choose(values(asked, trial.params)),
@@ -146,6 +152,19 @@ def run_loop(
         else:
             on_phase(record, job.phase + 1)
             engine.submit(replace(job, phase=job.phase + 1))
+
+
+def _ask(study: optuna.Study, domains: dict[str, BaseDistribution], stuck: bool, seed: int) -> Trial:
+    """Ask the sampler for a trial, or draw one at random where it is stuck; such a trial says so."""
+    if not stuck:
+        return study.ask(domains)
+    usual, study.sampler = study.sampler, optuna.samplers.RandomSampler(seed=seed)
+    try:
+        trial = study.ask(domains)
+    finally:
+        study.sampler = usual
+    trial.set_user_attr("suggested_by", f"random, after {STUCK} suggestions without a new network")
+    return trial
 
 
 def _with_result(flight: _Flight, result: PhaseResult, reward: Reward) -> TrialRecord:
@@ -208,7 +227,7 @@ def _store(study: optuna.Study, trial: Trial, record: TrialRecord, ended_as: str
     for name, value in record.attributes().items():
         trial.set_user_attr(name, value)
     unfit = ended_as in ("infeasible", "forbidden")
-    trial.set_user_attr("feasible", "no" if unfit else "yes")
+    trial.set_user_attr("feasible", "no" if unfit or ended_as in FAILED else "yes")
     if ended_as == "trained":
         study.tell(trial, record.reward)
         return
@@ -237,5 +256,6 @@ def _saved_bug(run: Run, bug: PhaseBug, flight: _Flight) -> TrialBug:
     write_text(trace, "".join(traceback.format_exception(bug.__cause__)))
     return TrialBug(
         f"trial {bug.job.trial}, phase {bug.job.phase}: the program failed ({bug.__cause__!r}). The network is in "
-        f"{arch}, the traceback in {trace}. Look at the network with: nas show {arch}. Please report both files."
+        f"{arch}, the traceback in {trace}. Look at the network with: nas show {arch}. Please report both files. "
+        "--resume tries this network first."
     )

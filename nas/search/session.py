@@ -61,6 +61,9 @@ class Watcher(Protocol):
     def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
         """The search begins, with `known` networks trained already."""
 
+    def waiting(self) -> None:
+        """Another run holds the device."""
+
     def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
         """A phase of a trial begins."""
 
@@ -78,6 +81,9 @@ class Silent:
         """Ignore it."""
 
     def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
+        """Ignore it."""
+
+    def waiting(self) -> None:
         """Ignore it."""
 
     def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
@@ -103,7 +109,11 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     if config is not None and settings:
         raise UsageError(f"search: found config and {', '.join(settings)}; give one or the other.")
     config = config or SearchConfig(**settings)
-    SAMPLERS[config.sampler](config.seed), PRUNERS[config.pruner]  # before any work
+    (
+        SAMPLERS[config.sampler](config.seed),
+        PRUNERS[config.pruner],
+    )  # like the next lines: what can be wrong is found before any work
+    config.limits()
     space = catalog.load_space(config.space)
     recipe = load_recipe(config.recipe or space.recipe)
     return _run(config, space, recipe, None, watcher or Silent())
@@ -128,44 +138,73 @@ def resume(folder: Path, *, budget: int | None = None, watcher: Watcher | None =
 
 def _run(config: SearchConfig, space: SearchSpace, recipe: Recipe, run: Run | None, watcher: Watcher) -> SearchResult:
     device = pick_device(config.device)
+    folder = run.folder if run else runs.new_folder(None, "search", f"{space.name}-{device.type}", config.out)
+    with runs.owned(folder):
+        try:
+            return _owned(config, space, recipe, run, folder, device, watcher)
+        except optuna.exceptions.StorageInternalError as error:
+            cause = str(error.__cause__ or error).splitlines()[0]
+            raise RunError(
+                f"{folder / 'study.db'}: cannot be written ({cause}). Free space, make the folder writable, or wait until "
+                f"another program has let go of it; then continue with: nas search --resume {folder}"
+            ) from error
+
+
+def _owned(
+    config: SearchConfig,
+    space: SearchSpace,
+    recipe: Recipe,
+    run: Run | None,
+    folder: Path,
+    device: torch.device,
+    watcher: Watcher,
+) -> SearchResult:
     limits = tightest(space.limits, config.limits())
     largest = max(int(float(mult) * space.max_resolution) for mult in space.resolution_mult.values)
     data = load_data(config.data, resolution=largest, seed=0, progress=watcher.packing)
     classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
-    baseline = catalog.baseline(space, **classes)
     evaluator = Evaluator(
-        data, recipe, device, baseline=baseline, limits=limits, w=config.w, timeout_s=config.trial_timeout_s
+        data,
+        recipe,
+        device,
+        baseline=catalog.baseline(space, **classes),
+        limits=limits,
+        w=config.w,
+        timeout_s=config.trial_timeout_s,
+        waiting=watcher.waiting,
     )
     reward = Reward(config.w, config.v, evaluator.ref_params())
     facts = _facts(config, space, recipe, data, device, evaluator, reward, limits)
     if run is None:
-        run = runs.create(None, "search", f"{space.name}-{facts['device']['type']}", facts, config.out)
+        run = runs.create(folder, "search", facts)
         runs.write_text(run.path("space.yaml"), yaml.safe_dump(_whole(space), sort_keys=False))
     else:
         runs.check_same(run, facts)
-    study = open_study(
-        run.folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed
-    )
+        run = runs.update(run, {"config": facts["config"]})  # the budget may have been raised
+    study = open_study(folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed)
     describe(
         study,
         {
-            "run": str(run.folder),
+            "run": str(folder),
             "space": f"{space.name} ({space.space_hash})",
             "data": f"{data.name} ({data.fingerprint})",
             "device": facts["device"]["name"],
             "recipe": recipe.name,
-            "baseline": baseline.name,
+            "baseline": evaluator.baseline.name,
             "reward": f"val_accuracy * (step_time / baseline)^{reward.w:g} * (num_params / baseline)^{reward.v:g}",
         },
     )
     requeue_interrupted(study)
     known = records(study)
+    everything = list(known)
+    table_file = run.path("trials.csv")
+    if known:  # a run killed between a trial's end and its row lacks the row
+        runs.write_text(table_file, table(known).to_csv(index=False))
     watcher.started(run, data, facts, sum(record.kind in BUDGETED for record in known))
-    folder, everything = run, list(known)
 
     def on_trial(record: TrialRecord) -> None:
         everything.append(record)
-        runs.write_text(folder.path("trials.csv"), table(everything).to_csv(index=False))
+        runs.write_text(table_file, table(everything).to_csv(index=False))
         watcher.trial(record)
 
     engine = InlineEngine(evaluator)
@@ -180,14 +219,22 @@ def _run(config: SearchConfig, space: SearchSpace, recipe: Recipe, run: Run | No
             on_trial,
             lambda record, phase: watcher.phase(record, phase, recipe.progressive.phases),
         )
-    except optuna.exceptions.StorageInternalError as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise RunError(
-            f"{run.path('study.db')}: cannot be written ({cause}). Free space or make the folder writable; then continue "
-            f"with: nas search --resume {run.folder}"
-        ) from error
     finally:
         engine.close()
+    return _ended(config, space, run, evaluator, reward, found, classes, watcher)
+
+
+def _ended(
+    config: SearchConfig,
+    space: SearchSpace,
+    run: Run,
+    evaluator: Evaluator,
+    reward: Reward,
+    found: list[TrialRecord],
+    classes: dict[str, int],
+    watcher: Watcher,
+) -> SearchResult:
+    """Measure the best again, name the winner, write the report."""
     spent = sum(record.kind in BUDGETED for record in found)
     short = (
         f"{config.patience} suggestions in a row brought no new network, so the search ended after {spent} of "
@@ -202,8 +249,19 @@ def _run(config: SearchConfig, space: SearchSpace, recipe: Recipe, run: Run | No
     specs = [(record, spec_of(record, space, **classes)) for record in top]
     seeds = range(config.seed + 1, config.seed + 1 + config.top_k_seeds)
     finalists = measure_again(specs, evaluator, reward, run, seeds, watcher.finalist)
+    if finalists[0].outcome != "ok":
+        ends = ", ".join(f"{item.record.arch_hash}: {item.outcome}" for item in finalists)
+        raise SearchError(
+            f"none of the best networks could be trained again ({ends}). Lower the recipe's batch_size or learning_rate, or "
+            f"raise --top-k; the search itself is kept in {run.folder}."
+        )
     notes = [short] if spent < config.budget else []
     notes += warnings([record.candidate() for record in found if record.kind == "trained"], reward)
+    notes += [
+        f"{item.record.arch_hash} failed when it was trained again ({item.outcome}); it comes last."
+        for item in finalists
+        if item.outcome != "ok"
+    ]
     winner = next(spec for record, spec in specs if record.arch_hash == finalists[0].record.arch_hash)
     winner = replace(
         winner,
@@ -263,6 +321,7 @@ def _facts(
             "notes": list(data.notes),
         },
         "device": describe_device(device),
+        "torch": torch.__version__,
         "versions": {
             "phinas": nas.__version__,
             "python": platform.python_version(),

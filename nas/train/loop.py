@@ -74,10 +74,15 @@ def to_device(data: Dataset, recipe: Recipe, device: torch.device) -> DeviceData
     )
 
 
+def sample(images: int, most: int) -> Tensor:
+    """Return the indices of the images that a recipe uses: all of them, or a sample with a fixed seed; ascending."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:most].sort().values
+
+
 def _sample(split: Split, most: int, device: torch.device) -> tuple[Tensor, Tensor]:
     images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
     if len(labels) > most:
-        keep = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:most].sort().values
+        keep = sample(len(labels), most)
         images, labels = images[keep], labels[keep]
     return images.to(device), labels.to(device)
 
@@ -192,21 +197,26 @@ def train_step(state: TrainState, images: Tensor, targets: Tensor, recipe: Recip
     return loss.detach()
 
 
-@torch.no_grad()
-def evaluate(network: Network, data: DeviceData, resolution: int, batch_size: int = 250) -> tuple[float, float]:
+def evaluate(network: Network, data: DeviceData, resolution: int) -> tuple[float, float]:
     """Return accuracy (0..1) on the validation images and its standard error, sqrt(a (1 - a) / n)."""
+    right = correct(network, data, resolution)
+    accuracy = float(right.float().mean())
+    return accuracy, math.sqrt(accuracy * (1 - accuracy) / len(right))
+
+
+@torch.no_grad()
+def correct(network: Network, data: DeviceData, resolution: int, batch_size: int = 250) -> Tensor:
+    """Return for each validation image whether the network names its class: bool, (N,), on the device."""
     network.eval()
     device = data.device
-    right = torch.zeros((), device=device)
-    n = len(data.val_labels)
-    for first in range(0, n, batch_size):
+    found = []
+    for first in range(0, len(data.val_labels), batch_size):
         images, labels = data.val_images[first : first + batch_size], data.val_labels[first : first + batch_size]
         x = eval_batch(images, resolution=resolution, mean=data.mean, std=data.std)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             scores = network(x)
-        right += (scores.argmax(1) == labels).sum()
-    accuracy = float(right) / n
-    return accuracy, math.sqrt(accuracy * (1 - accuracy) / n)
+        found.append(scores.argmax(1) == labels)
+    return torch.cat(found)
 
 
 def timing_step(state: TrainState, data: DeviceData, recipe: Recipe, resolution: int) -> Callable[[], Tensor]:

@@ -15,7 +15,7 @@ from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
 from nas.errors import MeasurementError
 
 CPU = torch.device("cpu")
-QUICK = Protocol(warmup_steps=2, settle=0.0, min_blocks=5, max_blocks=50, block_s=0.0, target=0.02, cap_s=2.0)
+QUICK = Protocol(warmup_steps=2, settle=0.0, min_blocks=5, max_blocks=50, at_cap=3, block_s=0.0, target=0.02, cap_s=2.0)
 
 
 class Clock:

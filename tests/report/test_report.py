@@ -50,7 +50,7 @@ def finalist(record: TrialRecord, accuracy: float, error: float = 0.01) -> dict[
 
 
 def fabricate(folder: Path, trials: list[TrialRecord], finalists: list[dict[str, Any]], notes: list[str]) -> Path:
-    run = runs.create(None, "search", "x", MANIFEST, folder)
+    run = runs.create(runs.new_folder(None, "search", "x", folder), "search", MANIFEST)
     runs.write_text(run.path("trials.csv"), table(trials).to_csv(index=False))
     if finalists:
         runs.write_json(run.path("finalists.json"), {"trainings": {}, "finalists": finalists})
@@ -77,7 +77,8 @@ def test_the_page_tells_the_whole_run(folder: Path) -> None:
     assert "`0000000000000001` `net 1`" in text
     assert "accuracy 0.7900 ± 0.0100 over 2 fresh seeds" in text
     assert "step time 13.00 ms (MAD 0.30), 1.30 x the baseline's" in text
-    assert "the search had seen 0.8200: an optimism of +0.0300" in text
+    assert "with fresh seeds; in the search 0.8200" in text
+    assert "the search was optimistic by +0.0" in text and "on average over its finalists" in text
     assert "cannot be told apart by accuracy (difference +0.0050, twice its error 0.0283)" in text
     assert "- Speed outweighs accuracy here." in text
     assert "64 of 100 training and 32 of 50 validation images, 3 classes" in text
@@ -160,7 +161,7 @@ def test_no_run_and_no_trials(tmp_path: Path) -> None:
         load_run(tmp_path / "absent")
     with pytest.raises(RunError, match="not a run folder"):
         load_run(tmp_path)
-    runs.create(None, "search", "x", MANIFEST, tmp_path / "new")
+    runs.create(runs.new_folder(None, "search", "x", tmp_path / "new"), "search", MANIFEST)
     with pytest.raises(RunError, match=r"no trial has ended in it yet\. Continue it: nas search --resume"):
         load_run(tmp_path / "new")
 

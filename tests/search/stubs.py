@@ -11,6 +11,7 @@ import optuna
 
 from nas import runs
 from nas.cost import Measurement, count
+from nas.cost.step_time import Protocol
 from nas.engine import Engine, InlineEngine, Job, PhaseBug
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
@@ -42,7 +43,9 @@ class StubEvaluator:
     log: list[tuple[str, int]] = field(default_factory=list)
     starts: list[tuple[str, int]] = field(default_factory=list)
 
-    def run_phase(self, spec: ArchSpec, phase: int, state: Any, *, seed: int) -> PhaseResult:
+    def run_phase(
+        self, spec: ArchSpec, phase: int, state: Any, *, seed: int, protocol: Protocol | None = None
+    ) -> PhaseResult:
         self.starts.append((spec.arch_hash, phase))
         trapped = self.trap(Job(-1, spec, phase, seed))
         if trapped is not None:
@@ -96,7 +99,7 @@ class Search:
     told: list[TrialRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.run = runs.create(None, "search", "stub", {}, self.folder)
+        self.run = runs.create(runs.new_folder(None, "search", "stub", self.folder), "search", {})
 
     def go(
         self,

@@ -27,7 +27,7 @@ def test_the_plot_is_saved_into_the_study(tmp_path: Path, tiny_space: SearchSpac
 
 
 def test_a_run_without_a_study_is_refused(tmp_path: Path) -> None:
-    runs.create(None, "search", "x", {}, tmp_path)
+    runs.create(runs.new_folder(None, "search", "x", tmp_path), "search", {})
     with pytest.raises(RunError, match="has no study yet"):
         save_plot(tmp_path)
     assert not (tmp_path / "study.db").exists()

@@ -10,10 +10,11 @@ import pytest
 from stubs import StubEvaluator, counted
 
 from nas import runs
-from nas.cost import Measurement, count
+from nas.cost import count
+from nas.cost.step_time import FULL, Protocol
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
-from nas.search.finalists import best, measure_again
+from nas.search.finalists import best, measure_again, optimism
 from nas.search.record import TrialRecord
 from nas.spec import ArchSpec, scaled
 
@@ -23,23 +24,34 @@ REWARD = Reward(-0.07, -0.05, 5000)
 class Again(StubEvaluator):
     """An evaluator whose accuracies depend on network and seed."""
 
-    def __init__(self, accuracies: dict[tuple[str, int], float], diverge: int | None = None) -> None:
+    def __init__(
+        self,
+        accuracies: dict[tuple[str, int], float],
+        diverge: tuple[str, int] | None = None,
+        full: int | None = None,
+    ) -> None:
         super().__init__()
         self.accuracies = accuracies
         self.diverge = diverge
+        self.full = full
         self.measured: list[str] = []
         self.seeds: list[tuple[str, int]] = []
-
-    def measure(self, spec: ArchSpec) -> dict[str, Measurement]:
-        self.measured.append(spec.arch_hash)
-        return {"step_time_ms": counted(12.0, "ms"), "ref_step_time_ms": counted(10.0, "ms")}
 
     def num_phases(self, spec: ArchSpec) -> int:
         return 2
 
-    def run_phase(self, spec: ArchSpec, phase: int, state: Any, *, seed: int) -> PhaseResult:
+    def run_phase(
+        self, spec: ArchSpec, phase: int, state: Any, *, seed: int, protocol: Protocol | None = None
+    ) -> PhaseResult:
+        if phase == 0:
+            assert protocol is FULL
+            self.measured.append(spec.arch_hash)
+            if self.full == seed:
+                return PhaseResult(0, "out_of_memory", 1.0, "no room")
+            times = {"step_time_ms": counted(12.0, "ms"), "ref_step_time_ms": counted(10.0, "ms")}
+            return PhaseResult(0, "ok", 1.0, measurements=times)
         self.seeds.append((spec.arch_hash, seed))
-        if self.diverge == seed and phase == 2:
+        if self.diverge == (spec.arch_hash, seed) and phase == 2:
             return PhaseResult(phase, "diverged", 1.0, "no number")
         result = super().run_phase(spec, phase, state, seed=seed)
         assert result.training is not None
@@ -57,7 +69,7 @@ def record(spec: ArchSpec, number: int, reward: float, accuracy: float = 0.7) ->
 
 @pytest.fixture
 def run(tmp_path: Path) -> runs.Run:
-    return runs.create(None, "search", "stub", {}, tmp_path / "run")
+    return runs.create(runs.new_folder(None, "search", "stub", tmp_path / "run"), "search", {})
 
 
 @pytest.fixture
@@ -124,14 +136,29 @@ def test_a_training_is_stored_as_soon_as_it_ends(pair: list[tuple[TrialRecord, A
     assert {arch for arch, _ in rest.seeds} == {pair[1][1].arch_hash}
 
 
-def test_a_finalist_that_diverges_counts_as_nothing_learned(
+def test_a_finalist_that_fails_comes_last_with_its_outcome(
     pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run
 ) -> None:
-    evaluator = Again(accuracies(pair, 0.6, 0.6, 0.5, 0.5), diverge=2)
+    better = pair[1][1].arch_hash
+    evaluator = Again(accuracies(pair, 0.5, 0.5, 0.9, 0.9), diverge=(better, 2))
+    winner, failed = measure_again(pair, evaluator, REWARD, run, [1, 2], lambda *_: None)
+    assert winner.record.number == 0 and winner.outcome == "ok"
+    assert (failed.record.arch_hash, failed.outcome, failed.reward, failed.accuracies) == (better, "diverged", 0.0, ())
+    assert optimism([winner, failed]) == winner.optimism
+
+
+def test_a_full_memory_is_an_outcome_too(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
+    evaluator = Again(accuracies(pair, 0.6, 0.6, 0.5, 0.5), full=2)
     found = measure_again(pair, evaluator, REWARD, run, [1, 2], lambda *_: None)
-    assert all(item.accuracies[1] == 0.0 for item in found)
-    stored = json.loads(run.path("finalists.json").read_text())["trainings"]
-    assert {item["outcome"] for key, item in stored.items() if key.endswith("-2")} == {"diverged"}
+    assert {item.outcome for item in found} == {"out_of_memory"}
+
+
+def test_the_optimism_of_a_search_is_the_mean_of_its_finalists(
+    pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run
+) -> None:
+    found = measure_again(pair, Again(accuracies(pair, 0.60, 0.64, 0.80, 0.84)), REWARD, run, [1, 2], lambda *_: None)
+    assert optimism(found) == pytest.approx((found[0].optimism + found[1].optimism) / 2)
+    assert optimism(found) > found[0].optimism  # the luckiest of the second round wins it
 
 
 def test_the_best_are_trained_to_the_end_and_different(pair: list[tuple[TrialRecord, ArchSpec]]) -> None:

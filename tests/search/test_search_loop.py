@@ -3,6 +3,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -11,7 +12,7 @@ from stubs import PHASES, Search, StubEvaluator, TwoSlots, failed, infeasible, k
 
 from nas import catalog
 from nas.engine import Job
-from nas.errors import SearchError, TrialBug
+from nas.errors import DeviceError, SearchError, TrialBug
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
 from nas.search.record import table
@@ -291,3 +292,35 @@ def test_a_twin_of_a_flight_that_fails_is_answered_too(search: Search, small: Se
     for record in again:
         trial = search.study.trials[record.number]
         assert trial.state == TrialState.PRUNED and max(trial.constraints.values()) > 0
+
+
+def test_a_sampler_that_is_stuck_is_helped_by_a_random_draw(search: Search) -> None:
+    class Stuck(optuna.samplers.RandomSampler):
+        """Suggests the first option of everything, as GP does that learns nothing from pruned trials."""
+
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            return distribution.to_external_repr(0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "nas.search.samplers.SAMPLERS._values", {**SAMPLERS._values, "stuck": lambda seed: Stuck(seed=seed)}
+        )
+        found = search.go(StubEvaluator(), 4, sampler="stuck", memory=True)
+    assert len(kinds(found, "trained")) == 4
+    helped = [trial for trial in search.study.trials if "suggested_by" in trial.user_attrs]
+    assert helped and len(kinds(found, "duplicate", "forbidden")) >= 3 * 9
+
+
+@pytest.mark.parametrize("sampler", ["gp", "nsga2"])
+def test_samplers_that_ignore_pruned_trials_leave_forbidden_ground(search: Search, sampler: str) -> None:
+    found = search.go(StubEvaluator(), 24, sampler=sampler, memory=True)
+    assert len(kinds(found, "trained")) == 24
+
+
+def test_an_error_that_the_user_can_mend_is_no_bug(search: Search) -> None:
+    def unwritable(job: Job) -> None:
+        raise DeviceError("no lock")
+
+    with pytest.raises(DeviceError, match="no lock"):
+        search.go(StubEvaluator(trap=unwritable), 2)
+    assert not list(search.folder.glob("bug-*"))

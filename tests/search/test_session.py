@@ -29,7 +29,7 @@ def test_a_search_leaves_its_files(finished: SearchResult) -> None:
         "manifest.json", "space.yaml", "study.db", "trials.csv", "finalists.json", "winner.yaml", "warnings.json",
         "report.md", "pareto.png",
     }  # fmt: skip
-    assert not [name for name in names if name.startswith((".", "tmp"))]
+    assert [name for name in names if name.startswith((".", "tmp"))] == [".lock"]
     assert finished.run.path("pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
