@@ -136,7 +136,7 @@ def timings(specs: dict[str, ArchSpec], setting: Setting) -> dict[str, dict[str,
         for spec in specs.values()
     ]
     with lane(str(device), alone=True):
-        found = step_times(steps, device, replace(FULL, cap_s=120.0, min_blocks=15))
+        found = step_times(steps, device, replace(FULL, settle=0.0, min_blocks=30, at_cap=15, cap_s=120.0))
     return {
         spec.arch_hash: {"ms": item.value, "mad_ms": item.spread, "n": item.n}
         for spec, item in zip(specs.values(), found, strict=True)

@@ -45,7 +45,7 @@ SEARCH = Protocol(
     warmup_steps=2, settle=0.0, min_blocks=5, max_blocks=200, at_cap=3, block_s=0.0, target=0.02, cap_s=2.0
 )
 FULL = Protocol(
-    warmup_steps=5, settle=0.02, min_blocks=9, max_blocks=30, at_cap=9, block_s=0.05, target=0.005, cap_s=20.0
+    warmup_steps=5, settle=0.02, min_blocks=9, max_blocks=30, at_cap=9, block_s=0.05, target=0.005, cap_s=8.0
 )
 
 

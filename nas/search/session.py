@@ -112,7 +112,7 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     (
         SAMPLERS[config.sampler](config.seed),
         PRUNERS[config.pruner],
-    )  # like the next lines: what can be wrong is found before any work
+    )  # what can be wrong is found before any work
     config.limits()
     space = catalog.load_space(config.space)
     recipe = load_recipe(config.recipe or space.recipe)
