@@ -17,11 +17,11 @@ from nas.data import Dataset
 from nas.runs import Run
 from nas.search.finalists import optimism
 from nas.search.record import BUDGETED, TrialRecord
-from nas.search.session import SearchResult
+from nas.search.session import SearchResult, Watcher
 from nas.space import format_count
 
 
-class SearchProgress:
+class SearchProgress(Watcher):
     """A watcher of a search that prints; used as a context, so that the bar is taken down on errors too."""
 
     def __init__(self) -> None:

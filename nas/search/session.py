@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 import torch
@@ -52,8 +52,8 @@ class SearchResult:
     warnings: tuple[str, ...]
 
 
-class Watcher(Protocol):
-    """Whoever wants to see a search go on; the command line draws its progress with one."""
+class Watcher:
+    """Whoever wants to see a search go on overrides what interests them; the command line draws its progress so."""
 
     def packing(self, done: int, total: int) -> None:
         """Images have been decoded."""
@@ -72,28 +72,6 @@ class Watcher(Protocol):
 
     def finalist(self, record: TrialRecord, seed: int) -> None:
         """A finalist is trained again."""
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
-    def packing(self, done: int, total: int) -> None:
-        """Ignore it."""
-
-    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
-        """Ignore it."""
-
-    def waiting(self) -> None:
-        """Ignore it."""
-
-    def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
-        """Ignore it."""
-
-    def trial(self, record: TrialRecord) -> None:
-        """Ignore it."""
-
-    def finalist(self, record: TrialRecord, seed: int) -> None:
-        """Ignore it."""
 
 
 def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None, **settings: Any) -> SearchResult:
@@ -116,7 +94,7 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     config.limits()
     space = catalog.load_space(config.space)
     recipe = load_recipe(config.recipe or space.recipe)
-    return _run(config, space, recipe, None, watcher or Silent())
+    return _run(config, space, recipe, None, watcher or Watcher())
 
 
 def resume(folder: Path, *, budget: int | None = None, watcher: Watcher | None = None) -> SearchResult:
@@ -133,7 +111,7 @@ def resume(folder: Path, *, budget: int | None = None, watcher: Watcher | None =
         config = replace(config, budget=budget)
     space = catalog.load_space(run.path("space.yaml"))
     recipe = from_document(dict(run.manifest["recipe"]), where=str(run.path("manifest.json")))
-    return _run(config, space, recipe, run, watcher or Silent())
+    return _run(config, space, recipe, run, watcher or Watcher())
 
 
 def _run(config: SearchConfig, space: SearchSpace, recipe: Recipe, run: Run | None, watcher: Watcher) -> SearchResult:
