@@ -10,21 +10,22 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from nas.cost import COSTS, Measurement, count
+from nas.cost import COSTS, Measurement
 from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
 from nas.data import Dataset, Split
-from nas.errors import DeviceError, MeasurementError, UsageError
+from nas.data import load as load_data
+from nas.errors import DataError, DeviceError, MeasurementError, UsageError
 from nas.lane import lane
 from nas.objective import slacks
 from nas.space import Limit
@@ -32,9 +33,9 @@ from nas.spec import ArchSpec
 from nas.train import loop
 from nas.train.loop import PhaseTraining, TrainState
 from nas.train.recipes import RECIPES, Recipe
-from nas.train.schedule import phases
+from nas.train.schedule import Phase, phases
 
-Outcome = Literal["ok", "infeasible", "out_of_memory", "diverged", "timeout"]
+Outcome = Literal["ok", "infeasible", "out_of_memory", "diverged", "timeout", "worker_died"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class PhaseResult:
         slacks: How far each limited cost is beyond its limit, as a share of it.
         training: What training showed; None in phase 0.
         seconds: Wall time of the phase.
+        lane: When the device's lane was taken and let go, in seconds of `time.monotonic()`, which all processes of a machine
+            share; (0, 0) where it was not.
         state: The network in training, for the next phase; it never leaves its process.
     """
 
@@ -57,7 +60,24 @@ class PhaseResult:
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     slacks: Mapping[str, float] = field(default_factory=dict)
     training: PhaseTraining | None = None
+    lane: tuple[float, float] = (0.0, 0.0)
     state: TrainState | None = field(default=None, repr=False, compare=False)
+
+    def document(self) -> dict[str, Any]:
+        """Return the result without the state as plain data."""
+        return asdict(replace(self, state=None))
+
+
+def from_document(data: Mapping[str, Any]) -> PhaseResult:
+    """Return the result that `PhaseResult.document` wrote down."""
+    return PhaseResult(
+        **{
+            **data,
+            "measurements": {name: Measurement(**item) for name, item in data["measurements"].items()},
+            "training": None if data["training"] is None else PhaseTraining(**data["training"]),
+            "lane": tuple(data["lane"]),
+        }
+    )
 
 
 class Evaluator:
@@ -83,9 +103,7 @@ class Evaluator:
         timeout_s: float | None = None,
         waiting: Callable[[], None] | None = None,
     ) -> None:
-        absent = [limit.cost for limit in limits if limit.cost == "peak_memory_mib" and device.type != "cuda"]
-        if absent:
-            raise UsageError(f"limit on {absent[0]}: {COSTS[absent[0]].absent}; this is {device}. Leave the limit out.")
+        check_limits(limits, device)
         self.recipe = recipe
         self.device = device
         self.limits = limits
@@ -98,11 +116,8 @@ class Evaluator:
         state = loop.start(baseline, recipe, device, seed=0)
         self._baseline_step = loop.timing_step(state, self.data, recipe, baseline.resolved().resolution)
         # What the first step allocates for good (optimiser state, work spaces) must not be charged to the first trial.
-        float(self._baseline_step())
-
-    def num_phases(self, spec: ArchSpec) -> int:
-        """Return the number of training phases of a network."""
-        return len(self._phases(spec))
+        with lane(self._lane, alone=False, waiting=waiting):
+            float(self._baseline_step())
 
     def run_phase(
         self, spec: ArchSpec, phase: int, state: TrainState | None, *, seed: int, protocol: Protocol | None = None
@@ -122,11 +137,8 @@ class Evaluator:
         try:
             if phase == 0:
                 return self._phase_zero(spec, began, protocol)
-            deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
-            state = state or loop.start(spec, self.recipe, self.device, seed)
-            with lane(self._lane, alone=False, waiting=self._waiting):
-                training = loop.train_phase(state, self.data, self.recipe, self._phases(spec)[phase - 1], deadline)
-            return PhaseResult(phase, "ok", time.perf_counter() - began, training=training, state=state)
+            training, state, span = self._train(spec, self._phases(spec)[phase - 1], state, seed)
+            return PhaseResult(phase, "ok", time.perf_counter() - began, training=training, lane=span, state=state)
         except loop.Diverged as error:
             return PhaseResult(phase, "diverged", time.perf_counter() - began, str(error))
         except loop.Timeout as error:
@@ -141,14 +153,47 @@ class Evaluator:
         reason = f"out of memory at batch {self.recipe.batch_size} and {pixels} pixels"
         return PhaseResult(phase, "out_of_memory", time.perf_counter() - began, reason)
 
+    def snapshot(self, state: TrainState) -> dict[str, Any]:
+        """Return what a checkpoint holds of a network between two phases."""
+        return loop.snapshot(state, last=state.phases_done == self.recipe.progressive.phases)
+
+    def restore(self, spec: ArchSpec, seed: int, stored: dict[str, Any]) -> TrainState:
+        """Return the network that a snapshot was taken of, on this device."""
+        return loop.restore(spec, self.recipe, self.device, seed, stored)
+
+    def _train(
+        self, spec: ArchSpec, phase: Phase, state: TrainState | None, seed: int
+    ) -> tuple[PhaseTraining, TrainState, tuple[float, float]]:
+        """Train in the shared lane, stepping aside for timings that wait: they are short, a phase may not be."""
+        with lane(self._lane, alone=False, waiting=self._waiting) as held:
+            taken = time.monotonic()
+            aside = 0.0
+
+            def between() -> None:
+                nonlocal aside
+                if held.wanted():
+                    before = time.monotonic()
+                    if self.device.type == "cuda":
+                        torch.cuda.synchronize(self.device)  # what is queued would run into the timing
+                    held.give_way()
+                    aside += time.monotonic() - before
+                if self.timeout_s is not None and time.monotonic() - taken - aside > self.timeout_s:
+                    raise loop.Timeout(f"the phase ran past its limit of {self.timeout_s:g} s")
+
+            state = state or loop.start(spec, self.recipe, self.device, seed)
+            training = loop.train_phase(state, self.data, self.recipe, phase, between)
+            return training, state, (taken, time.monotonic())
+
     def _phase_zero(self, spec: ArchSpec, began: float, protocol: Protocol | None) -> PhaseResult:
         found = {name: cost.of_spec(spec) for name in COSTS if (cost := COSTS[name]).of_spec is not None}
         beyond = slacks({name: item.value for name, item in found.items()}, self.limits)
+        span = (0.0, 0.0)
         if not _broken(beyond):
             # Rewards of about 0.8 with an error of 0.01 are typical; the true error is not known before training.
             n = len(self.data.val_labels)
             target = search_target(0.8, (0.8 * 0.2 / n) ** 0.5, self.w)
-            found |= self.measure(spec, protocol or replace(SEARCH, target=target))
+            measured, span = self._measure(spec, protocol or replace(SEARCH, target=target))
+            found |= measured
             beyond = slacks({name: item.value for name, item in found.items()}, self.limits)
         broken = _broken(beyond)
         return PhaseResult(
@@ -158,29 +203,85 @@ class Evaluator:
             "; ".join(f"{name} exceeded by {beyond[name]:.1%}" for name in broken),
             found,
             beyond,
+            lane=span,
         )
 
-    def measure(self, spec: ArchSpec, protocol: Protocol = FULL) -> dict[str, Measurement]:
-        """Measure step time (the baseline's beside it) and peak memory on a network made for it, in the lane alone.
-
-        Raises:
-            torch.OutOfMemoryError: the step does not fit.
-        """
-        resident = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
-        state = loop.start(spec, self.recipe, self.device, seed=0)
-        step = loop.timing_step(state, self.data, self.recipe, spec.resolved().resolution)
+    def _measure(self, spec: ArchSpec, protocol: Protocol) -> tuple[dict[str, Measurement], tuple[float, float]]:
+        """Measure step time (the baseline's beside it) and peak memory on a network made for it, in the lane alone."""
         with lane(self._lane, alone=True, waiting=self._waiting):
+            taken = time.monotonic()
+            resident = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+            state = loop.start(spec, self.recipe, self.device, seed=0)
+            step = loop.timing_step(state, self.data, self.recipe, spec.resolved().resolution)
             mine, reference = step_times([step, self._baseline_step], self.device, protocol)
             memory = peak_memory(step, self.device, resident)
+            span = taken, time.monotonic()
         found = {"step_time_ms": mine, "ref_step_time_ms": reference}
-        return found if memory is None else found | {"peak_memory_mib": memory}
+        return found if memory is None else found | {"peak_memory_mib": memory}, span
 
-    def ref_params(self) -> float:
-        """Return the parameters of the baseline."""
-        return float(count(self.baseline).params)
-
-    def _phases(self, spec: ArchSpec) -> tuple[Any, ...]:
+    def _phases(self, spec: ArchSpec) -> tuple[Phase, ...]:
         return phases(self.recipe.progressive, spec.resolved().resolution, self.recipe.epochs)
+
+
+def check_limits(limits: Sequence[Limit], device: torch.device) -> None:
+    """Refuse limits on what cannot be measured on a device.
+
+    Raises:
+        UsageError: such a limit.
+    """
+    absent = [limit.cost for limit in limits if limit.cost == "peak_memory_mib" and device.type != "cuda"]
+    if absent:
+        raise UsageError(f"limit on {absent[0]}: {COSTS[absent[0]].absent}; this is {device}. Leave the limit out.")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an evaluator is made from, in this process or in another one.
+
+    Args:
+        source, data_resolution, skip_broken: What `nas.data.load` is given. fingerprint: What it then must return.
+        recipe, baseline, limits, w, timeout_s: As of `Evaluator`.
+    """
+
+    source: str
+    data_resolution: int
+    skip_broken: bool
+    fingerprint: str
+    recipe: Recipe
+    baseline: ArchSpec
+    limits: tuple[Limit, ...]
+    w: float
+    timeout_s: float | None
+
+    def evaluator(
+        self, device: torch.device, data: Dataset | None = None, waiting: Callable[[], None] | None = None
+    ) -> Evaluator:
+        """Make the evaluator of a device.
+
+        Args:
+            data: The images, where this process has them already.
+
+        Raises:
+            DataError: the images are not those that the search began with.
+        """
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        data = data or load_data(self.source, resolution=self.data_resolution, skip_broken=self.skip_broken)
+        if data.fingerprint != self.fingerprint:
+            raise DataError(
+                f"{self.source}: found images of fingerprint {data.fingerprint}; the search began with {self.fingerprint}. "
+                "Leave the images as they are while a search runs."
+            )
+        return Evaluator(
+            data,
+            self.recipe,
+            device,
+            baseline=self.baseline,
+            limits=self.limits,
+            w=self.w,
+            timeout_s=self.timeout_s,
+            waiting=waiting,
+        )
 
 
 def _broken(beyond: Mapping[str, float]) -> list[str]:
@@ -208,16 +309,18 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"--device: found {name!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...") from None
+        raise DeviceError(
+            f"--devices: found {name!r}; allowed: auto, cpu, cpu:2, cuda, cuda:0, cuda:0,cuda:1, ..."
+        ) from None
     if device.type == "cpu":
         return torch.device("cpu")
     if device.type != "cuda":
-        raise DeviceError(f"--device: found {name!r}; step times are measured on cpu and cuda devices only.")
+        raise DeviceError(f"--devices: found {name!r}; step times are measured on cpu and cuda devices only.")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = device.index or 0
     if index >= there:
         raise DeviceError(
-            f"--device: {name} is not there ({there} CUDA devices found). Use --device cpu, or install a CUDA torch."
+            f"--devices: {name} is not there ({there} CUDA devices found). Use --devices cpu, or install a CUDA torch."
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
@@ -230,8 +333,34 @@ def lane_name(device: torch.device) -> str:
     return "cpu"
 
 
-def describe_device(device: torch.device) -> dict[str, Any]:
-    """Return what step times depend on: device, its name, threads and precision."""
+def pick_devices(names: str) -> tuple[torch.device, ...]:
+    """Return the devices of a list such as `cuda:0,cuda:1`; `cpu:2` is the CPU twice, for two workers.
+
+    Raises:
+        DeviceError: a device is not there, or the devices differ, so that their step times would not compare.
+    """
+    found: list[torch.device] = []
+    for name in names.split(","):
+        kind, _, number = name.strip().partition(":")
+        if kind == "cpu" and number:
+            if not number.isdecimal() or not 1 <= int(number) <= 256:
+                raise DeviceError(f"--devices: found {name.strip()!r}; cpu:N is N workers on the CPU, 1 to 256.")
+            found += [pick_device("cpu")] * int(number)
+        else:
+            found.append(pick_device(name.strip()))
+    kinds = {device: describe_device(device, threads=1) for device in found}
+    first = kinds[found[0]]
+    for device, facts in kinds.items():
+        if facts != first:
+            raise DeviceError(
+                f"--devices: {found[0]} is {first['name']}, {device} is {facts['name']}; step times compare only between "
+                "devices of one kind. Search on one kind at a time."
+            )
+    return tuple(found)
+
+
+def describe_device(device: torch.device, threads: int | None = None) -> dict[str, Any]:
+    """Return what step times depend on: device, its name, threads (this process's unless given) and precision."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return {
@@ -245,7 +374,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         "type": "cpu",
         "name": _cpu_name(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "precision": "float32",
         "layout": "channels_last",
     }

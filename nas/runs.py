@@ -9,19 +9,34 @@ import re
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nas.errors import RunError
 
 MANIFEST_VERSION = 1
 
-MUST_MATCH = ("space_hash", "recipe", "data", "device", "torch", "reward", "limits", "seed", "sampler", "pruner")
-"""What a continued run must share with its start: otherwise its step times or accuracies would not compare."""
+SAME_RESULTS = (
+    "data.fingerprint",
+    "data.used_train_images",
+    "data.used_val_images",
+    "recipe",
+    "device",
+    "torch",
+    "baseline",
+)
+"""What two runs must share, by its keys in the manifest, for their accuracies and step times to compare."""
+
+MUST_MATCH = ("space_hash", *SAME_RESULTS, "reward", "limits", "seed", "sampler", "pruner")
+"""What a continued run must share with its start."""
+
+
+TEMPORARY = ".tmp"
+"""Ending of files that are being written. A killed process leaves them behind; the next owner of the run deletes them."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,8 @@ def owned(folder: Path) -> Iterator[None]:
             ) from None
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        for left in folder.rglob(f".*{TEMPORARY}"):
+            left.unlink(missing_ok=True)
         yield
     finally:
         if not (folder / "manifest.json").exists():  # it failed before it began: leave nothing behind
@@ -170,20 +187,23 @@ def latest(root: Path | None = None, kind: str = "search") -> Path:
     return max(found)[1]
 
 
-def check_same(run: Run, now: Mapping[str, Any]) -> None:
-    """Refuse to continue a run under other conditions.
+def check_same(run: Run, now: Mapping[str, Any], keys: Sequence[str] = MUST_MATCH, what: str = "continued") -> None:
+    """Refuse to continue a run, or to use it otherwise, under other conditions.
+
+    Args:
+        keys: Of the manifest, that must be the same. what: What cannot be done otherwise.
 
     Raises:
         RunError: names each thing that differs.
     """
     differs = []
-    for key in MUST_MATCH:
-        before, after = run.manifest.get(key), now.get(key)
-        if before != json.loads(json.dumps(after)):
-            differs.append(f"{key}: the run has {_short(before)}, now {_short(after)}")
+    for key in keys:
+        before, after = (_at(content, key) for content in (run.manifest, json.loads(json.dumps(now))))
+        if before != after:
+            differs += _differences(key, before, after)
     if differs:
         raise RunError(
-            f"{run.folder}: cannot be continued, for its measurements would not compare: {'; '.join(differs)}. "
+            f"{run.folder}: cannot be {what}, for its measurements would not compare: {'; '.join(differs)}. "
             "Start a new run, or give the same space, data, recipe and device."
         )
 
@@ -203,22 +223,35 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         RunError: as there.
     """
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of the old one, whole and on the disk, when the body has ended without an error.
+
+    Raises:
+        RunError: it cannot be written (a full disk, a read-only folder); the old file is as it was.
+    """
     handle = None
     try:
-        descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(handle, 0o644)
         os.replace(handle, path)
+        handle = None
     except OSError as error:
-        if handle is not None:
-            Path(handle).unlink(missing_ok=True)
         raise RunError(
-            f"{path}: cannot be written ({error.strerror}). Free space or make the folder writable; "
+            f"{path}: cannot be written ({error.strerror or error}). Free space or make the folder writable; "
             "then continue with --resume."
         ) from None
+    finally:
+        if handle is not None:
+            Path(handle).unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -239,6 +272,20 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None
+
+
+def _at(content: Any, key: str) -> Any:
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
+
+
+def _differences(where: str, before: Any, after: Any) -> list[str]:
+    """Return what differs, down to the values."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        return [line for key in keys for line in _differences(f"{where}.{key}", before.get(key), after.get(key))]
+    return [f"{where}: the run has {_short(before)}, now {_short(after)}"]
 
 
 def _short(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny import TINY_NETWORK, TINY_RECIPE, TINY_SPACE, write_images
 
 import nas
 from nas import catalog
@@ -18,36 +18,6 @@ from nas.data import Dataset, Split
 from nas.search import SearchResult
 from nas.space import SearchSpace
 from nas.spec import ArchSpec
-
-TINY_SPACE = """
-name: tiny
-resolution: 16
-drop_path: 0.1
-num_classes: 3
-stem: {block: conv, kernel_size: 3, stride: 1, out_channels: 8}
-stages:
-  - {block: [fused_mbconv, mbconv], kernel_size: [3, 5], expand_ratio: [1, 2], se_ratio: 0, out_channels: [8, 16],
-     num_layers: {min: 1, max: 2}, stride: 2}
-  - {block: mbconv, kernel_size: [3, 5], expand_ratio: [1, 2, 4], se_ratio: [0, 0.25], out_channels: [16, 24],
-     num_layers: {min: 1, max: 3}, stride: 2}
-head: {block: conv, kernel_size: 1, out_channels: 16, dropout: 0.1}
-forbid:
-  - {block: fused_mbconv, kernel_size: 5, expand_ratio: 2}
-"""
-
-TINY_NETWORK = """
-name: tiny_network
-resolution: 16
-drop_path: 0.1
-num_classes: 3
-stem: {block: conv, kernel_size: 3, stride: 1, out_channels: 8}
-stages:
-  - {block: fused_mbconv, kernel_size: 3, expand_ratio: 2, se_ratio: 0, out_channels: 8, num_layers: 2, stride: 2}
-  - {block: mbconv, kernel_size: 3, expand_ratio: 2, se_ratio: 0.25, out_channels: 16, num_layers: 1, stride: 2}
-head: {block: conv, kernel_size: 1, out_channels: 16, dropout: 0.1}
-"""
-
-TINY_RECIPE = "extends: quick\ntrain_images: 64\nval_images: 64\nepochs: 0.5\nbatch_size: 16\n"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -107,17 +77,6 @@ def tiny_data() -> Dataset:
     return Dataset("tiny", _split(64, 0), _split(32, 1), ("red", "green", "blue"), "0" * 16, half, (0.2, 0.2, 0.2), ())
 
 
-def _write_images(root: Path, per_class: int = 40) -> Path:
-    rng = np.random.default_rng(0)
-    for channel, name in enumerate(("red", "green", "blue")):
-        (root / name).mkdir(parents=True)
-        for number in range(per_class):
-            pixels = rng.integers(0, 120, (16, 16, 3)).astype(np.uint8)
-            pixels[:, :, channel] += 100
-            Image.fromarray(pixels).save(root / name / f"{number:03}.png")
-    return root
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     """A real search of three networks that has ended. Tests that change its folder take `run_copy`."""
@@ -126,10 +85,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     (folder / "recipe.yaml").write_text(TINY_RECIPE)
     return nas.search(
         space=str(folder / "tiny.yaml"),
-        data=str(_write_images(folder / "images")),
+        data=str(write_images(folder / "images")),
         recipe=str(folder / "recipe.yaml"),
         out=folder / "run",
-        device="cpu",
+        devices="cpu",
         budget=3,
         top_k=1,
         top_k_seeds=1,

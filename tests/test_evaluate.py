@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -11,8 +13,9 @@ from nas import evaluate
 from nas.cost import Measurement, count
 from nas.cost.step_time import Protocol
 from nas.data import Dataset
-from nas.errors import DeviceError, UsageError
-from nas.evaluate import Evaluator, describe_device, pick_device
+from nas.errors import DataError, DeviceError, UsageError
+from nas.evaluate import Evaluator, Setup, describe_device, pick_device, pick_devices
+from nas.lane import lane
 from nas.space import Limit
 from nas.spec import ArchSpec
 from nas.train import loop
@@ -99,7 +102,6 @@ def test_a_weaker_exponent_needs_less_exact_times(
 
 def test_the_phases_train_one_network_at_rising_resolutions(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:
     mine = evaluator(tiny_spec, tiny_data)
-    assert mine.num_phases(tiny_spec) == 2
     first = mine.run_phase(tiny_spec, 1, None, seed=3)
     assert first.outcome == "ok" and first.training is not None and first.state is not None
     assert (first.training.steps, first.state.phases_done) == (2, 1)
@@ -172,8 +174,50 @@ def test_a_memory_limit_on_a_cpu_is_refused(tiny_spec: ArchSpec, tiny_data: Data
         evaluator(tiny_spec, tiny_data, Limit("peak_memory_mib", max=100))
 
 
-def test_the_baseline_gives_the_parameters_that_scores_are_relative_to(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:
-    assert evaluator(tiny_spec, tiny_data).ref_params() == count(tiny_spec).params
+def test_a_result_survives_being_written_down(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:
+    mine = evaluator(tiny_spec, tiny_data, Limit("num_params", max=1e9))
+    for phase in (0, 1):
+        result = replace(mine.run_phase(tiny_spec, phase, None, seed=0), state=None)
+        assert evaluate.from_document(json.loads(json.dumps(result.document()))) == result
+
+
+def test_a_training_steps_aside_for_a_timing_and_its_limit_does_not_count_that(
+    tiny_spec: ArchSpec, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Evaluator(tiny_data, replace(RECIPE, epochs=16), CPU, baseline=tiny_spec, timeout_s=60)
+    began, waits = threading.Event(), threading.Event()
+    timed: list[float] = []
+
+    def time_a_step() -> None:
+        began.wait(20)
+        with lane("cpu", alone=True, waiting=waits.set):
+            timed.append(time.monotonic())
+            clock.append(1000.0)  # the timing takes longer than the phase may
+
+    clock = [0.0]
+    real = time.monotonic
+    monkeypatch.setattr(evaluate.time, "monotonic", lambda: real() + sum(clock))
+    original = loop.train_step
+
+    def step(*arguments: Any) -> Any:
+        began.set()
+        waits.wait(20)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    thread = threading.Thread(target=time_a_step)
+    thread.start()
+    result = mine.run_phase(tiny_spec, 1, None, seed=0)
+    thread.join(20)
+    assert timed and result.outcome == "ok"
+
+
+def test_an_evaluator_refuses_images_that_are_not_the_runs(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:
+    setup = Setup("photos", 16, False, "other", RECIPE, tiny_spec, (), -0.07, None)
+    with pytest.raises(
+        DataError, match="photos: found images of fingerprint 0000000000000000; the search began with other"
+    ):
+        setup.evaluator(CPU, tiny_data)
 
 
 def test_timing_holds_the_lane_alone_and_training_shares_it(
@@ -186,8 +230,8 @@ def test_timing_holds_the_lane_alone_and_training_shares_it(
         held.append(alone)
         return original(device, alone=alone)
 
-    monkeypatch.setattr(evaluate, "lane", spy)
     mine = evaluator(tiny_spec, tiny_data)
+    monkeypatch.setattr(evaluate, "lane", spy)
     mine.run_phase(tiny_spec, 0, None, seed=0)
     mine.run_phase(tiny_spec, 1, None, seed=0)
     assert held == [True, False]
@@ -196,12 +240,28 @@ def test_timing_holds_the_lane_alone_and_training_shares_it(
 def test_devices_by_name() -> None:
     assert pick_device("cpu") == CPU
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(DeviceError, match="--device: found 'gpu'; allowed: auto, cpu, cuda"):
+    with pytest.raises(DeviceError, match="--devices: found 'gpu'; allowed: auto, cpu, cpu:2, cuda"):
         pick_device("gpu")
     with pytest.raises(DeviceError, match="step times are measured on cpu and cuda devices only"):
         pick_device("meta")
-    with pytest.raises(DeviceError, match=r"cuda:99 is not there \(\d+ CUDA devices found\)\. Use --device cpu"):
+    with pytest.raises(DeviceError, match=r"cuda:99 is not there \(\d+ CUDA devices found\)\. Use --devices cpu"):
         pick_device("cuda:99")
+
+
+def test_several_devices_by_name() -> None:
+    assert pick_devices("cpu") == (CPU,)
+    assert pick_devices("cpu:2") == pick_devices("cpu, cpu") == (CPU, CPU)
+    for wrong in ("cpu:0", "cpu:x", "cpu:1.5"):
+        with pytest.raises(DeviceError, match=f"--devices: found '{wrong}'; cpu:N is N workers on the CPU, 1 to 256"):
+            pick_devices(wrong)
+
+
+def test_devices_of_two_kinds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast and a slow GPU would rank networks by where they happened to be timed."""
+    monkeypatch.setattr(evaluate, "pick_device", torch.device)
+    monkeypatch.setattr(evaluate, "describe_device", lambda device, threads: {"name": f"GPU {device.index}"})
+    with pytest.raises(DeviceError, match=r"cuda:0 is GPU 0, cuda:1 is GPU 1; step times compare only between"):
+        pick_devices("cuda:0,cuda:1")
 
 
 def test_a_device_is_described_by_what_step_times_depend_on() -> None:

@@ -78,6 +78,52 @@ def test_who_waits_says_so_once_and_gets_the_lane_afterwards() -> None:
     assert order == ["trained", "timed"]
 
 
+def test_a_training_gives_way_to_a_timing_that_waits() -> None:
+    order: list[str] = []
+    waits = threading.Event()
+
+    def time_a_step() -> None:
+        with lane("cpu", alone=True, waiting=waits.set):
+            order.append("timed")
+
+    with lane("cpu", alone=False) as held:
+        assert not held.wanted()
+        thread = threading.Thread(target=time_a_step)
+        thread.start()
+        assert waits.wait(10)
+        while not held.wanted():
+            time.sleep(0.005)
+        order.append("step")
+        held.give_way()
+        assert not held.wanted() or thread.is_alive()
+        order.append("step")
+    thread.join(10)
+    assert order == ["step", "timed", "step"]
+
+
+def test_a_timing_that_waits_is_not_overtaken_by_trainings(lanes: Path) -> None:
+    """Trainings that overlap would otherwise keep it out for ever."""
+    order: list[str] = []
+    waits, second_waits = threading.Event(), threading.Event()
+
+    def hold(name: str, alone: bool, event: threading.Event) -> None:
+        with lane("cpu", alone=alone, waiting=event.set):
+            order.append(name)
+
+    with lane("cpu", alone=False):
+        threads = [threading.Thread(target=hold, args=("timing", True, waits))]
+        threads[0].start()
+        assert waits.wait(10)
+        while free(lanes, fcntl.LOCK_EX, "cpu-gate"):
+            time.sleep(0.005)
+        threads.append(threading.Thread(target=hold, args=("training", False, second_waits)))
+        threads[1].start()
+        assert second_waits.wait(10), "a training would share the lane, but waits at the gate"
+    for thread in threads:
+        thread.join(10)
+    assert order == ["timing", "training"]
+
+
 def test_nobody_waits_for_a_free_lane() -> None:
     with lane("cpu", alone=True, waiting=lambda: pytest.fail("waited")):
         pass

@@ -16,7 +16,7 @@ from rich.text import Text
 from nas.data import Dataset
 from nas.runs import Run
 from nas.search.finalists import optimism
-from nas.search.record import BUDGETED, TrialRecord
+from nas.search.record import TrialRecord
 from nas.search.session import SearchResult, Watcher
 from nas.space import format_count
 
@@ -39,6 +39,7 @@ class SearchProgress(Watcher):
         )
         self._task = self._bar.add_task("preparing", total=None, eta="")
         self._best = 0.0
+        self._flights: dict[int, str] = {}
         self._done = 0
         self._known = 0
         self._budget = 0
@@ -80,7 +81,11 @@ class SearchProgress(Watcher):
             f"{recipe['name']}: {recipe['epochs']:g} epochs, {recipe['progressive']['phases']} phases, "
             f"batch {recipe['batch_size']}",
         )
-        self._say("device", f"{device['type']} ({place})" + ("" if device["type"] == "cuda" else "; no GPU is used"))
+        asked = facts["config"]["devices"]
+        workers = f", a worker process for each of {asked}" if any(mark in asked for mark in (",", "cpu:")) else ""
+        self._say(
+            "device", f"{device['type']} ({place}){workers}" + ("" if device["type"] == "cuda" else "; no GPU is used")
+        )
         self._say("run", str(run.folder))
         self._say("", f"watch it: nas dashboard {run.folder}", "dim")
         if known:
@@ -90,18 +95,28 @@ class SearchProgress(Watcher):
         )
         self._bar.update(self._task, description="searching", completed=known, total=self._budget)
 
+    def note(self, sentence: str) -> None:
+        """Say what happened besides the trials."""
+        self._say("", sentence, "dim")
+
     def waiting(self) -> None:
         """Show that another run has the device."""
         self._bar.update(self._task, description="waiting: another run times or trains on this device")
 
     def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
         """Show what the trial in flight is doing."""
-        doing = "timing" if phase == 0 else f"training {phase}/{phases}"
-        self._bar.update(self._task, description=f"trial {record.number} {doing}")
+        self._flights[record.number] = "timing" if phase == 0 else f"training {phase}/{phases}"
+        self._show_flights()
+
+    def _show_flights(self) -> None:
+        doing = ", ".join(f"trial {number} {what}" for number, what in sorted(self._flights.items()))
+        self._bar.update(self._task, description=doing or "searching")
 
     def trial(self, record: TrialRecord) -> None:
         """Print the line of a trial that has ended."""
-        if record.kind in BUDGETED:
+        self._flights.pop(record.number, None)
+        self._show_flights()
+        if record.costs_budget:
             self._done += 1
         best = record.kind == "trained" and record.reward is not None and record.reward > self._best
         if best and record.reward is not None:

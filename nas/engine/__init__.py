@@ -1,6 +1,8 @@
-"""Where phases run. An engine takes phases of trials and brings back their results; it never sees the study."""
+"""Where phases run. An engine takes phases of trainings and brings back their results; it never sees the study."""
 
 from nas.engine._base import Engine, Job, PhaseBug
+from nas.engine._worker import PhaseRunner
 from nas.engine.inline import InlineEngine
+from nas.engine.local import LocalEngine
 
-__all__ = ["Engine", "InlineEngine", "Job", "PhaseBug"]
+__all__ = ["Engine", "InlineEngine", "Job", "LocalEngine", "PhaseBug", "PhaseRunner"]

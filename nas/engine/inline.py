@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
+from pathlib import Path
 
 from nas.engine._base import Job, PhaseBug
+from nas.engine._worker import PhaseRunner, Worker
 from nas.errors import NasError
-from nas.evaluate import Evaluator, PhaseResult
-from nas.train.loop import TrainState
+from nas.evaluate import PhaseResult
 
 
 class InlineEngine:
-    """Runs phases where it is called, when their results are asked for."""
+    """Runs phases where it is called, when their results are asked for.
+
+    Args:
+        checkpoints: Folder of the checkpoints; None keeps none.
+    """
 
     slots = 1
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
+    def __init__(self, runner: PhaseRunner, checkpoints: Path | None = None) -> None:
+        self._worker = Worker(runner, checkpoints)
         self._waiting: deque[Job] = deque()
-        self._states: dict[int, TrainState] = {}
 
     def submit(self, job: Job) -> None:
         """Queue a phase."""
@@ -29,20 +32,17 @@ class InlineEngine:
         """Run the oldest queued phase."""
         job = self._waiting.popleft()
         try:
-            result = self._evaluator.run_phase(job.spec, job.phase, self._states.pop(job.trial, None), seed=job.seed)
+            return job, self._worker.run(job)
         except NasError:  # something the user can mend, such as a lock file that cannot be made
             raise
         except Exception as error:
-            raise PhaseBug(job) from error
-        if result.state is not None:
-            self._states[job.trial] = result.state
-        return job, replace(result, state=None)
+            raise PhaseBug.of(job, error) from error
 
-    def drop(self, trial: int) -> None:
-        """Forget the state of a trial."""
-        self._states.pop(trial, None)
+    def drop(self, key: str) -> None:
+        """Forget the state of a training."""
+        self._worker.drop(key)
 
     def close(self) -> None:
         """Forget everything."""
         self._waiting.clear()
-        self._states.clear()
+        self._worker = None  # type: ignore[assignment]  # a closed engine has no worker

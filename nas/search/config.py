@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ LIMIT_FIELDS = {
 }
 """The fields of `SearchConfig` that are limits, and the costs they bound."""
 
+PATHS = ("out", "warm_start")
+
 
 @dataclass(frozen=True)
 class SearchConfig:
@@ -27,9 +29,11 @@ class SearchConfig:
     Args:
         space: A shipped space or a YAML file.
         budget: Networks to train; duplicates, infeasible and failed ones cost nothing.
-        data: `fashion-mnist-subset` (built in), a folder of images by class, or a parquet file.
+        data: `fashion-mnist-subset` (built in), a folder or archive of images by class, or another source of `nas.data`.
+        skip_broken: Leave out images that cannot be read, and count them, in place of stopping at them.
         recipe: `quick`, `standard` or a YAML file; None takes the space's own.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is a device.
+        devices: `auto`, `cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is a device. Several (`cuda:0,cuda:1`) or a number
+            of workers (`cpu:2`) have a process each; a script that asks for them needs `if __name__ == "__main__":`.
         sampler: Who suggests networks: see `nas.search.samplers`.
         pruner: Who ends a trial at a phase's end: `median`, `none`.
         seed: Of suggestions, weights, order and augmentation. Step times are not fixed by it, so neither are rewards.
@@ -37,6 +41,8 @@ class SearchConfig:
         max_params, max_macs, max_step_time, max_memory: Limits with units (`5M`, `600M`, `12ms`, `2GiB`).
         top_k: Networks trained again before the winner is named. top_k_seeds: Fresh seeds for each.
         patience: Suggestions in a row without a new network after which the search ends.
+        warm_start: Folder of another run on the same data, recipe and device, whose results this one begins with.
+        enqueue: Networks of the space to train first: shipped names or YAML files.
         trial_timeout_s: Seconds that one phase of a trial may take; None is no limit.
         out: Run folder; None makes `results/<time>-search-<space>-<device>`.
     """
@@ -44,8 +50,9 @@ class SearchConfig:
     space: str = "v2"
     budget: int = 50
     data: str = BUILTIN
+    skip_broken: bool = False
     recipe: str | None = None
-    device: str = "auto"
+    devices: str = "auto"
     sampler: str = "tpe"
     pruner: str = "median"
     seed: int = 0
@@ -58,14 +65,17 @@ class SearchConfig:
     top_k: int = 3
     top_k_seeds: int = 2
     patience: int = 200
+    warm_start: Path | None = None
+    enqueue: tuple[str, ...] = ()
     trial_timeout_s: float | None = None
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("space", "data", "recipe", "out"):  # a path in place of a name, and a name in place of a path
+        for name in ("space", "data", "recipe", *PATHS):  # a path in place of a name, and a name in place of a path
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, Path(value) if name == "out" else os.fspath(value))
+                object.__setattr__(self, name, Path(value) if name in PATHS else os.fspath(value))
+        object.__setattr__(self, "enqueue", tuple(os.fspath(item) for item in self.enqueue))
         for name, least in (("budget", 1), ("top_k", 1), ("top_k_seeds", 1), ("patience", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}; allowed: {least} or more.")
@@ -95,9 +105,12 @@ class SearchConfig:
 
     def document(self) -> dict[str, Any]:
         """Return the settings as plain data, for the manifest."""
-        return asdict(replace(self, out=None)) | {"out": None if self.out is None else str(self.out)}
+        return {
+            name: list(value) if name == "enqueue" else str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def from_document(data: dict[str, Any]) -> SearchConfig:
     """Return the settings that a manifest holds."""
-    return SearchConfig(**{**data, "out": None if data["out"] is None else Path(data["out"])})
+    return SearchConfig(**data)

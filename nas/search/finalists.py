@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nas.cost.step_time import FULL
-from nas.evaluate import Evaluator
+from nas.engine import Engine, Job, checkpoints
+from nas.evaluate import PhaseResult
 from nas.objective import Reward, ranked
 from nas.runs import Run, write_json
 from nas.search.loop import costs
@@ -61,7 +63,8 @@ def best(records: Sequence[TrialRecord], reward: Reward, top_k: int) -> list[Tri
 
 def measure_again(
     finalists: Sequence[tuple[TrialRecord, ArchSpec]],
-    evaluator: Evaluator,
+    engine: Engine,
+    num_phases: int,
     reward: Reward,
     run: Run,
     seeds: Sequence[int],
@@ -69,31 +72,66 @@ def measure_again(
 ) -> list[Finalist]:
     """Train each finalist with each fresh seed and time it by the full protocol; return them by falling reward.
 
-    Each training is stored in the run folder as it ends; a run that goes on does not repeat it.
+    Each training is stored in the run folder as it ends; a run that goes on does not repeat it, and continues those that were
+    in flight from their checkpoints.
 
     Args:
         on_training: Called with a finalist and a seed before each training.
 
     A finalist of which a fresh training fails (memory, divergence, time) cannot be trusted with a longer one either: it
     comes last, with the reward 0 and its outcome.
+
+    Raises:
+        PhaseBug: the program failed on one of them.
     """
     stored: dict[str, dict[str, Any]] = {}
     if run.path(FILE).exists():
         stored = json.loads(run.path(FILE).read_text(encoding="utf-8"))["trainings"]
-    found = []
-    for record, spec in finalists:
-        trainings = []
-        for seed in seeds:
-            key = f"{record.arch_hash}-{seed}"
-            if key not in stored:
-                on_training(record, seed)
-                stored[key] = _train(evaluator, spec, seed)
-                write_json(run.path(FILE), {"trainings": stored})
-            trainings.append(stored[key])
-        found.append(_finalist(record, spec, trainings, reward))
+    folder = run.path(checkpoints.FOLDER)
+    wanted = [(record, Job(spec, 0, seed, FULL)) for record, spec in finalists for seed in seeds]
+    queue = deque((record, job) for record, job in wanted if _name(job) not in stored)
+    checkpoints.keep_only(folder, [job.key for _, job in queue], seeds)
+    flying: dict[str, list[PhaseResult]] = {}
+
+    def proceed(job: Job) -> None:
+        """Start the next phase of a training, or store what it showed."""
+        results = flying[job.key]
+        if results and (not _goes_on(results[-1]) or results[-1].phase == num_phases):
+            stored[_name(job)] = _training(results)
+            write_json(run.path(FILE), {"trainings": stored})
+            engine.drop(job.key)
+            del flying[job.key]
+            checkpoints.keep_only(folder, [*flying, *(other.key for _, other in queue)], seeds)
+        else:
+            engine.submit(replace(job, phase=len(results)))
+
+    while queue or flying:
+        while queue and len(flying) < engine.slots:
+            record, job = queue.popleft()
+            on_training(record, job.seed)
+            flying[job.key] = list(checkpoints.load(folder, job.key)[0])
+            proceed(job)
+        if flying:
+            job, result = engine.next()
+            flying[job.key].append(result)
+            proceed(job)
+    found = [
+        _finalist(record, spec, [stored[_name(Job(spec, 0, seed))] for seed in seeds], reward)
+        for record, spec in finalists
+    ]
     found.sort(key=lambda item: -item.reward)
     write_json(run.path(FILE), {"trainings": stored, "finalists": [asdict(item) for item in found]})
     return found
+
+
+def _name(job: Job) -> str:
+    """Return the name of a training in the file."""
+    return f"{job.spec.arch_hash}-{job.seed}"
+
+
+def _goes_on(result: PhaseResult) -> bool:
+    """Whether a training goes on: a limit on time may be just broken in a second measurement, and is no reason to end."""
+    return result.outcome in ("ok", "infeasible")
 
 
 def optimism(finalists: Sequence[Finalist]) -> float:
@@ -104,17 +142,13 @@ def optimism(finalists: Sequence[Finalist]) -> float:
     return statistics.fmean(item.optimism for item in finalists if item.outcome == "ok")
 
 
-def _train(evaluator: Evaluator, spec: ArchSpec, seed: int) -> dict[str, Any]:
+def _training(results: Sequence[PhaseResult]) -> dict[str, Any]:
     """Return the raw values of one fresh training and timing."""
-    result = evaluator.run_phase(spec, 0, None, seed=seed, protocol=FULL)
-    values: dict[str, Any] = dict(costs(result.measurements))
-    for phase in range(1, evaluator.num_phases(spec) + 1):
-        if result.outcome not in ("ok", "infeasible"):  # a limit on time may be just broken in a second measurement
-            return values | {"outcome": result.outcome}
-        result = evaluator.run_phase(spec, phase, result.state, seed=seed)
-        if result.training is not None:
-            values |= {"val_accuracy": result.training.val_accuracy, "val_error": result.training.val_error}
-    return values | {"outcome": "ok" if result.training is not None else result.outcome}
+    values: dict[str, Any] = dict(costs(results[0].measurements))
+    last = results[-1]
+    if last.training is not None:
+        values |= {"val_accuracy": last.training.val_accuracy, "val_error": last.training.val_error}
+    return values | {"outcome": "ok" if _goes_on(last) else last.outcome}
 
 
 def _finalist(record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[str, Any]], reward: Reward) -> Finalist:

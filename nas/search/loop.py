@@ -6,7 +6,7 @@ in this run is answered from memory and costs no budget.
 
 from __future__ import annotations
 
-import traceback
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,28 +17,36 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
 
 from nas.cost import Measurement
-from nas.engine import Engine, Job, PhaseBug
+from nas.engine import Engine, Job, PhaseBug, checkpoints
 from nas.errors import SearchError, TrialBug
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
 from nas.runs import Run, write_text
-from nas.search.record import BUDGETED, FAILED, TrialRecord
-from nas.search.study import distributions, values
+from nas.search.record import FAILED, TrialRecord
+from nas.search.study import distributions, interrupted, values
 from nas.space import SearchSpace, choices, decode, forbidden, stored_choose
 from nas.spec import ArchSpec, summary
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the loop works under: the space, the score, and when to stop."""
+    """What the loop works under: the space, the score, and when to stop.
+
+    Args:
+        num_phases: Training phases of every network. top_k: Networks whose weights are kept.
+        skipped: Hashes of networks that are not to be tried, for the program fails on them.
+    """
 
     space: SearchSpace
     num_classes: int
     in_channels: int
     reward: Reward
+    num_phases: int
     budget: int
     patience: int
     seed: int
+    top_k: int
+    skipped: frozenset[str] = frozenset()
 
 
 STUCK = 10
@@ -48,11 +56,13 @@ for they learn nothing from a pruned trial (GP, NSGA-II) or are sure of what the
 
 @dataclass
 class _Flight:
-    """A trial in flight."""
+    """A trial in flight. `reported` are the phases whose rewards the study knows already."""
 
     trial: Trial
     spec: ArchSpec
     record: TrialRecord
+    key: str
+    reported: frozenset[int] = frozenset()
     accuracies: list[float] = field(default_factory=list)
 
 
@@ -60,7 +70,6 @@ def run_loop(
     study: optuna.Study,
     engine: Engine,
     terms: Terms,
-    num_phases: Callable[[ArchSpec], int],
     run: Run,
     known: list[TrialRecord],
     on_trial: Callable[[TrialRecord], None],
@@ -68,8 +77,9 @@ def run_loop(
 ) -> list[TrialRecord]:
     """Search until the budget is trained or nothing new is suggested, and return all records of the run.
 
+    Trials that were in flight when the run ended last are continued first, from the phases that their checkpoints hold.
+
     Args:
-        num_phases: Training phases of a network.
         known: Records of the run so far; they count against the budget and answer duplicates.
         on_trial: Called with the record of each trial that ends. on_phase: Called with what is known of a trial, and
             the phase that starts.
@@ -82,76 +92,118 @@ def run_loop(
     domains = distributions(asked)
     found = list(known)
     memory = {record.arch_hash: record for record in known if record.duplicate_of is None}
-    flights: dict[int, _Flight] = {}
+    flights: dict[str, _Flight] = {}
     waiting: dict[str, list[_Flight]] = {}
+    folder = run.path(checkpoints.FOLDER)
     idle = 0
+
+    def begin(trial: Trial, reported: frozenset[int] = frozenset()) -> None:
+        """Send a trial on its way, or answer it at once."""
+        spec = decode(
+            terms.space,
+            stored_choose(values(asked, trial.params)),
+            num_classes=terms.num_classes,
+            in_channels=terms.in_channels,
+        )
+        record = TrialRecord(trial.number, "", spec.arch_hash, summary(spec), params=dict(trial.params))
+        key = Job(spec, 0, terms.seed).key
+        flight = _Flight(trial, spec, record, key, reported)
+        rules = forbidden(terms.space, spec)
+        if record.arch_hash in memory:
+            first = memory[record.arch_hash]
+            end(flight, _again(record, first), first)
+        elif rules:
+            trial.set_constraint("forbid", float(len(rules)))
+            end(flight, replace(record, kind="forbidden", reason=f"forbidden by the space: {rules[0]}"))
+        elif record.arch_hash in terms.skipped:
+            trial.set_constraint("failed", 1.0)
+            end(flight, replace(record, kind="bug", reason="the program fails on it; left out by --skip-bugs"))
+        elif key in flights:
+            waiting.setdefault(record.arch_hash, []).append(flight)
+        else:
+            flights[key] = flight
+            results, _ = checkpoints.load(folder, key)
+            for result in results[:-1]:
+                take(flight, result)
+            proceed(flight, results[-1] if results else None)
+
+    def take(flight: _Flight, result: PhaseResult) -> None:
+        """Add a phase's result to its trial."""
+        flight.record = _with_result(flight, result, terms.reward)
+        if result.training is not None and result.phase not in flight.reported:
+            assert flight.record.reward is not None
+            flight.trial.report(flight.record.reward, step=result.phase)
+
+    def proceed(flight: _Flight, result: PhaseResult | None) -> None:
+        """Add the last result of a trial, where there is one, and end the trial or start its next phase."""
+        phase = 0
+        if result is not None:
+            take(flight, result)
+            ended = _ended(flight, result, terms.num_phases)
+            if ended is not None:
+                end(flight, ended)
+                if ended.kind in FAILED:
+                    _check_failures(found, terms.budget)
+                return
+            phase = result.phase + 1
+        on_phase(flight.record, phase)
+        engine.submit(Job(flight.spec, phase, terms.seed))
 
     def end(flight: _Flight, record: TrialRecord, first: TrialRecord | None = None) -> None:
         """Store a trial's record and tell the study; `first` is what a duplicate repeats."""
-        engine.drop(flight.trial.number)
-        flights.pop(flight.trial.number, None)
         _store(study, flight.trial, record, ended_as=(first or record).kind)
         found.append(record)
         if record.duplicate_of is None:
             memory[record.arch_hash] = record
+        if flights.pop(flight.key, None) is not None:
+            engine.drop(flight.key)
+            sweep()
         on_trial(record)
         for twin in waiting.pop(record.arch_hash, []):
             end(twin, _again(twin.record, record), record)
 
+    def sweep() -> None:
+        """Keep the checkpoints of trials in flight and of the best; delete the others."""
+        checkpoints.keep_only(folder, {*flights, *_best_keys(found, terms)}, seeds=[terms.seed])
+
+    for trial, reported in interrupted(study, domains):
+        begin(trial, reported)
+    sweep()
     while True:
-        spent = sum(record.kind in BUDGETED for record in found)
+        spent = sum(record.costs_budget for record in found)
         while len(flights) < engine.slots and spent + len(flights) < terms.budget and idle < terms.patience:
-            trial = _ask(study, domains, stuck=idle > 0 and idle % STUCK == 0, seed=terms.seed + len(found))
-            spec = decode(
-                terms.space,
-                stored_choose(values(asked, trial.params)),
-                num_classes=terms.num_classes,
-                in_channels=terms.in_channels,
-            )
-            record = TrialRecord(trial.number, "", spec.arch_hash, summary(spec), params=dict(trial.params))
-            flight = _Flight(trial, spec, record)
             idle += 1
-            rules = forbidden(terms.space, spec)
-            if record.arch_hash in memory:
-                first = memory[record.arch_hash]
-                end(flight, _again(record, first), first)
-            elif rules:
-                trial.set_constraint("forbid", float(len(rules)))
-                end(flight, replace(record, kind="forbidden", reason=f"forbidden by the space: {rules[0]}"))
-            elif any(other.record.arch_hash == record.arch_hash for other in flights.values()):
-                waiting.setdefault(record.arch_hash, []).append(flight)
-            else:
-                flights[trial.number] = flight
-                on_phase(record, 0)
-                engine.submit(Job(trial.number, spec, 0, terms.seed))
+            begin(_ask(study, domains, stuck=idle > 1 and idle % STUCK == 1, seed=terms.seed + len(found)))
         if not flights:
             return found
         try:
             job, result = engine.next()
         except PhaseBug as bug:
-            raise _saved_bug(run, bug, flights[bug.job.trial]) from bug.__cause__
-        flight = flights[job.trial]
-        flight.record = record = _with_result(flight, result, terms.reward)
-        if result.outcome != "ok":
-            if result.outcome != "infeasible":  # whose constraints are its slacks; the sampler is to stay away from all
-                flight.trial.set_constraint("failed", 1.0)
-            end(flight, replace(record, kind=result.outcome, reason=result.reason))
-            _check_failures(found, terms.budget)
-            continue
-        idle = 0  # a new network that can be trained
-        if result.training is not None:
-            assert record.reward is not None
-            flight.trial.report(record.reward, step=job.phase)
-        if job.phase == num_phases(flight.spec):
-            end(flight, replace(record, kind="trained"))
-        elif job.phase > 0 and flight.trial.should_prune():
-            end(
-                flight,
-                replace(record, kind="pruned", reason=f"reward below the median at the end of phase {job.phase}"),
-            )
-        else:
-            on_phase(record, job.phase + 1)
-            engine.submit(replace(job, phase=job.phase + 1))
+            raise saved_bug(run, bug, f"trial {flights[bug.job.key].trial.number}") from bug
+        if result.outcome == "ok":
+            idle = 0  # a new network that can be trained
+        proceed(flights[job.key], result)
+
+
+def _ended(flight: _Flight, result: PhaseResult, num_phases: int) -> TrialRecord | None:
+    """Return the record of a trial that ends with a phase's result, or None where it goes on."""
+    record = flight.record
+    if result.outcome != "ok":
+        if result.outcome != "infeasible":  # whose constraints are its slacks; the sampler is to stay away from all
+            flight.trial.set_constraint("failed", 1.0)
+        return replace(record, kind=result.outcome, reason=result.reason)
+    if result.phase == num_phases:
+        return replace(record, kind="trained")
+    if result.phase > 0 and flight.trial.should_prune():
+        return replace(record, kind="pruned", reason=f"reward below the median at the end of phase {result.phase}")
+    return None
+
+
+def _best_keys(found: list[TrialRecord], terms: Terms) -> list[str]:
+    """Return the trainings whose weights are kept when they have ended."""
+    trained = [record for record in found if record.kind == "trained" and not record.origin]
+    trained.sort(key=lambda record: -(record.reward or 0))
+    return [f"{record.arch_hash}-s{terms.seed}" for record in trained[: terms.top_k]]
 
 
 def _ask(study: optuna.Study, domains: dict[str, BaseDistribution], stuck: bool, seed: int) -> Trial:
@@ -169,7 +221,11 @@ def _ask(study: optuna.Study, domains: dict[str, BaseDistribution], stuck: bool,
 
 def _with_result(flight: _Flight, result: PhaseResult, reward: Reward) -> TrialRecord:
     """Add what a phase showed to a trial's record."""
-    record = replace(flight.record, seconds=flight.record.seconds + result.seconds)
+    record = replace(
+        flight.record,
+        seconds=flight.record.seconds + result.seconds,
+        phase_seconds=f"{flight.record.phase_seconds} {result.seconds:.3f}".strip(),
+    )
     if result.phase == 0:
         for name, slack in result.slacks.items():
             flight.trial.set_constraint(name, slack)
@@ -249,13 +305,14 @@ def _check_failures(found: list[TrialRecord], budget: int) -> None:
         )
 
 
-def _saved_bug(run: Run, bug: PhaseBug, flight: _Flight) -> TrialBug:
+def saved_bug(run: Run, bug: PhaseBug, whose: str) -> TrialBug:
     """Save the network and the traceback of a bug, and return the error that names them."""
-    arch, trace = (run.path(f"bug-{flight.record.arch_hash}.{ending}") for ending in ("yaml", "txt"))
-    write_text(arch, yaml.safe_dump(flight.spec.document(), sort_keys=False))
-    write_text(trace, "".join(traceback.format_exception(bug.__cause__)))
+    spec = bug.job.spec
+    arch, trace = (run.path(f"bug-{spec.arch_hash}.{ending}") for ending in ("yaml", "txt"))
+    write_text(arch, yaml.safe_dump(spec.document(), sort_keys=False))
+    write_text(trace, bug.trace)
     return TrialBug(
-        f"trial {bug.job.trial}, phase {bug.job.phase}: the program failed ({bug.__cause__!r}). The network is in "
-        f"{arch}, the traceback in {trace}. Look at the network with: nas show {arch}. Please report both files. "
-        "--resume tries this network first."
+        f"{whose}, phase {bug.job.phase}: the program failed ({bug.error}). The network is in {arch}, the "
+        f"traceback in {trace}; please report both. See it fail again: nas debug {shlex.quote(str(arch))}. Continue without "
+        f"this network: nas search --resume {shlex.quote(str(run.folder))} --skip-bugs"
     )

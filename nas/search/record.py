@@ -16,7 +16,7 @@ from nas.spec import Value
 BUDGETED = ("trained", "pruned")
 """The kinds that cost budget: a network that was trained, to the end or until the pruner stopped it."""
 
-FAILED = ("out_of_memory", "diverged", "timeout")
+FAILED = ("out_of_memory", "diverged", "timeout", "worker_died", "bug")
 """The kinds that count against the failure budget."""
 
 
@@ -26,7 +26,8 @@ class TrialRecord:
 
     Args:
         number: Optuna's number of the trial.
-        kind: `trained`, `pruned`, `duplicate`, `infeasible`, `forbidden`, `out_of_memory`, `diverged`, `timeout`.
+        kind: `trained`, `pruned`, `duplicate`, `infeasible`, `forbidden`, `out_of_memory`, `diverged`, `timeout`,
+            `worker_died`, `bug`.
         arch_hash, arch: Identity, and the network in one readable line.
         reward: The score; of a pruned trial its last report.
         val_accuracy, val_error: 0..1 after the last phase trained, with its standard error.
@@ -35,7 +36,9 @@ class TrialRecord:
         ref_step_time_ms: The baseline's step time in the same measurement.
         num_params, macs, peak_memory_mib: The other costs.
         phase_accuracy: val_accuracy at each phase's end, as `0.61 0.73`.
-        seconds: Wall time of all phases. reason: Why it ended early. duplicate_of: Number of the first of its kind.
+        phase_seconds: Wall time of each phase, from phase 0, as `2.1 8.0 19.3`. seconds: Their sum.
+        reason: Why it ended early. duplicate_of: Number of the first of its kind.
+        origin: The run and trial that it was taken over from, with `--warm-start`; such a record costs no budget.
         params: The choices, by name, as the sampler sees them.
     """
 
@@ -55,9 +58,11 @@ class TrialRecord:
     macs: float | None = None
     peak_memory_mib: float | None = None
     phase_accuracy: str = ""
+    phase_seconds: str = ""
     seconds: float = 0.0
     reason: str = ""
     duplicate_of: int | None = None
+    origin: str = ""
     params: Mapping[str, Value] = field(default_factory=dict)
 
     def attributes(self) -> dict[str, Any]:
@@ -70,8 +75,13 @@ class TrialRecord:
             if value not in (None, "") and not (name == "seconds" and not value)
         }
 
+    @property
+    def costs_budget(self) -> bool:
+        """Whether the network was trained by this run, to the end or until the pruner stopped it."""
+        return self.kind in BUDGETED and not self.origin
+
     def candidate(self) -> Candidate:
-        """Return the raw values that a score is computed from; only of a trained network."""
+        """Return the raw values that a score is computed from; only of a network that was trained, wholly or in part."""
         values = (self.val_accuracy, self.val_error, self.step_time_ms, self.ref_step_time_ms, self.num_params)
         assert all(value is not None for value in values)
         return Candidate(self.arch_hash, *(float(value) for value in values if value is not None))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +11,25 @@ import optuna
 import torch
 import yaml
 
-import nas
 from nas import catalog, runs
+from nas.cost import count
 from nas.data import Dataset
 from nas.data import load as load_data
-from nas.engine import InlineEngine
+from nas.engine import Engine, InlineEngine, LocalEngine, PhaseBug, checkpoints
 from nas.errors import RunError, SearchError, UsageError
-from nas.evaluate import Evaluator, describe_device, pick_device
+from nas.evaluate import Setup, check_limits, describe_device, pick_devices
 from nas.objective import Reward, tightest, warnings
 from nas.report import write_report
 from nas.runs import Run
+from nas.search import begin
 from nas.search import config as configs
 from nas.search.config import SearchConfig
+from nas.search.facts import manifest
 from nas.search.finalists import Finalist, best, measure_again
-from nas.search.loop import Terms, run_loop
-from nas.search.record import BUDGETED, TrialRecord, table
+from nas.search.loop import Terms, run_loop, saved_bug
+from nas.search.record import TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
-from nas.search.study import describe, open_study, records, requeue_interrupted, values
+from nas.search.study import describe, open_study, records, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
 from nas.train.recipes import Recipe, from_document, load_recipe
@@ -60,6 +59,9 @@ class Watcher:
 
     def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
         """The search begins, with `known` networks trained already."""
+
+    def note(self, sentence: str) -> None:
+        """Something happened that the user should know."""
 
     def waiting(self) -> None:
         """Another run holds the device."""
@@ -93,33 +95,87 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     )  # what can be wrong is found before any work
     config.limits()
     space = catalog.load_space(config.space)
+    begin.check_enqueue(space, config.enqueue)
     recipe = load_recipe(config.recipe or space.recipe)
     return _run(config, space, recipe, None, watcher or Watcher())
 
 
-def resume(folder: Path, *, budget: int | None = None, watcher: Watcher | None = None) -> SearchResult:
-    """Continue a search from its folder, with its own settings; only the budget may be raised.
+def resume(
+    folder: Path,
+    *,
+    budget: int | None = None,
+    devices: str | None = None,
+    skip_bugs: bool = False,
+    watcher: Watcher | None = None,
+) -> SearchResult:
+    """Continue a search from its folder, with its own settings.
+
+    Args:
+        budget: A higher one. devices: Others of the same kind, or another number of them.
+        skip_bugs: List the networks that the program failed on as failed, in place of trying them again.
 
     Raises:
         RunError: no run there, or its data or device are not what they were.
     """
+    run, space, recipe = reopened(folder)
+    config = configs.from_document(run.manifest["config"])
+    config = replace(config, budget=budget or config.budget, devices=devices or config.devices)
+    skipped = (
+        frozenset(path.stem.removeprefix("bug-") for path in folder.glob("bug-*.yaml")) if skip_bugs else frozenset()
+    )
+    return _run(config, space, recipe, run, watcher or Watcher(), skipped)
+
+
+def reopened(folder: Path) -> tuple[Run, SearchSpace, Recipe]:
+    """Return a search that was begun, with its own space and recipe.
+
+    Raises:
+        RunError: no run there. UsageError: not a search.
+    """
     run = runs.open_run(folder)
     if run.manifest["kind"] != "search":
-        raise UsageError(f"--resume: {folder} is a {run.manifest['kind']} run, not a search.")
-    config = configs.from_document(run.manifest["config"])
-    if budget is not None:
-        config = replace(config, budget=budget)
+        raise UsageError(f"{folder}: is a {run.manifest['kind']} run, not a search.")
     space = catalog.load_space(run.path("space.yaml"))
-    recipe = from_document(dict(run.manifest["recipe"]), where=str(run.path("manifest.json")))
-    return _run(config, space, recipe, run, watcher or Watcher())
+    return run, space, from_document(dict(run.manifest["recipe"]), where=str(run.path("manifest.json")))
 
 
-def _run(config: SearchConfig, space: SearchSpace, recipe: Recipe, run: Run | None, watcher: Watcher) -> SearchResult:
-    device = pick_device(config.device)
-    folder = run.folder if run else runs.new_folder(None, "search", f"{space.name}-{device.type}", config.out)
+def setup_of(
+    config: SearchConfig, space: SearchSpace, recipe: Recipe, packing: Callable[[int, int], None]
+) -> tuple[Setup, Dataset]:
+    """Load the data of a search, and return it with what its evaluators are made from.
+
+    Raises:
+        DataError: images that cannot be used.
+    """
+    largest = max(int(float(mult) * space.max_resolution) for mult in space.resolution_mult.values)
+    data = load_data(config.data, resolution=largest, seed=0, progress=packing, skip_broken=config.skip_broken)
+    setup = Setup(
+        source=config.data,
+        data_resolution=largest,
+        skip_broken=config.skip_broken,
+        fingerprint=data.fingerprint,
+        recipe=recipe,
+        baseline=catalog.baseline(space, num_classes=data.num_classes, in_channels=data.in_channels),
+        limits=tightest(space.limits, config.limits()),
+        w=config.w,
+        timeout_s=config.trial_timeout_s,
+    )
+    return setup, data
+
+
+def _run(
+    config: SearchConfig,
+    space: SearchSpace,
+    recipe: Recipe,
+    run: Run | None,
+    watcher: Watcher,
+    skipped: frozenset[str] = frozenset(),
+) -> SearchResult:
+    devices = pick_devices(config.devices)
+    folder = run.folder if run else runs.new_folder(None, "search", f"{space.name}-{devices[0].type}", config.out)
     with runs.owned(folder):
         try:
-            return _owned(config, space, recipe, run, folder, device, watcher)
+            return _owned(config, space, recipe, run, folder, devices, watcher, skipped)
         except optuna.exceptions.StorageInternalError as error:
             cause = str(error.__cause__ or error).splitlines()[0]
             raise RunError(
@@ -134,31 +190,21 @@ def _owned(
     recipe: Recipe,
     run: Run | None,
     folder: Path,
-    device: torch.device,
+    devices: tuple[torch.device, ...],
     watcher: Watcher,
+    skipped: frozenset[str],
 ) -> SearchResult:
-    limits = tightest(space.limits, config.limits())
-    largest = max(int(float(mult) * space.max_resolution) for mult in space.resolution_mult.values)
-    data = load_data(config.data, resolution=largest, seed=0, progress=watcher.packing)
-    classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
-    evaluator = Evaluator(
-        data,
-        recipe,
-        device,
-        baseline=catalog.baseline(space, **classes),
-        limits=limits,
-        w=config.w,
-        timeout_s=config.trial_timeout_s,
-        waiting=watcher.waiting,
-    )
-    reward = Reward(config.w, config.v, evaluator.ref_params())
-    facts = _facts(config, space, recipe, data, device, evaluator, reward, limits)
+    setup, data = setup_of(config, space, recipe, watcher.packing)
+    check_limits(setup.limits, devices[0])
+    reward = Reward(config.w, config.v, float(count(setup.baseline).params))
+    threads = max(1, torch.get_num_threads() // len(devices))
+    facts = manifest(config, space, setup, data, describe_device(devices[0], threads), reward)
     if run is None:
         run = runs.create(folder, "search", facts)
         runs.write_text(run.path("space.yaml"), yaml.safe_dump(_whole(space), sort_keys=False))
     else:
         runs.check_same(run, facts)
-        run = runs.update(run, {"config": facts["config"]})  # the budget may have been raised
+        run = runs.update(run, {"config": facts["config"]})  # the budget or the devices may be others
     study = open_study(folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed)
     describe(
         study,
@@ -168,52 +214,82 @@ def _owned(
             "data": f"{data.name} ({data.fingerprint})",
             "device": facts["device"]["name"],
             "recipe": recipe.name,
-            "baseline": evaluator.baseline.name,
+            "baseline": setup.baseline.name,
             "reward": f"val_accuracy * (step_time / baseline)^{reward.w:g} * (num_params / baseline)^{reward.v:g}",
         },
     )
-    requeue_interrupted(study)
+    if config.warm_start and "warm_start" not in study.user_attrs:
+        said = begin.warm_start(study, config.warm_start, space, facts, reward, setup.limits)
+        describe(study, {"warm_start": said})
+    if config.enqueue and "enqueue" not in study.user_attrs:
+        describe(study, {"enqueue": begin.enqueue(study, space, config.enqueue)})
     known = records(study)
     everything = list(known)
     table_file = run.path("trials.csv")
     if known:  # a run killed between a trial's end and its row lacks the row
         runs.write_text(table_file, table(known).to_csv(index=False))
-    watcher.started(run, data, facts, sum(record.kind in BUDGETED for record in known))
+    watcher.started(run, data, facts, sum(record.costs_budget for record in known))
+    for name in ("warm_start", "enqueue"):
+        if name in study.user_attrs:
+            watcher.note(study.user_attrs[name])
 
     def on_trial(record: TrialRecord) -> None:
         everything.append(record)
+        everything.sort(key=lambda item: item.number)  # with several workers they do not end in order
         runs.write_text(table_file, table(everything).to_csv(index=False))
         watcher.trial(record)
 
-    engine = InlineEngine(evaluator)
+    num_phases = recipe.progressive.phases
+    classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
+    terms = Terms(
+        space=space,
+        **classes,
+        reward=reward,
+        num_phases=num_phases,
+        budget=config.budget,
+        patience=config.patience,
+        seed=config.seed,
+        top_k=config.top_k,
+        skipped=skipped,
+    )
+    engine = _engine(config, setup, data, devices, threads, run, watcher)
     try:
         found = run_loop(
-            study,
-            engine,
-            Terms(space, data.num_classes, data.in_channels, reward, config.budget, config.patience, config.seed),
-            evaluator.num_phases,
-            run,
-            known,
-            on_trial,
-            lambda record, phase: watcher.phase(record, phase, recipe.progressive.phases),
+            study, engine, terms, run, known, on_trial, lambda record, phase: watcher.phase(record, phase, num_phases)
         )
+        return _ended(config, space, run, engine, terms, found, classes, watcher)
     finally:
         engine.close()
-    return _ended(config, space, run, evaluator, reward, found, classes, watcher)
+
+
+def _engine(
+    config: SearchConfig,
+    setup: Setup,
+    data: Dataset,
+    devices: tuple[torch.device, ...],
+    threads: int,
+    run: Run,
+    watcher: Watcher,
+) -> Engine:
+    """Return the engine that the devices ask for: this process for one, and else a process for each."""
+    folder = run.path(checkpoints.FOLDER)
+    if len(devices) == 1 and "cpu:" not in config.devices:
+        return InlineEngine(setup.evaluator(devices[0], data, watcher.waiting), folder)
+    return LocalEngine(setup.evaluator, devices, threads=threads, checkpoints=folder, say=watcher.note)
 
 
 def _ended(
     config: SearchConfig,
     space: SearchSpace,
     run: Run,
-    evaluator: Evaluator,
-    reward: Reward,
+    engine: Engine,
+    terms: Terms,
     found: list[TrialRecord],
     classes: dict[str, int],
     watcher: Watcher,
 ) -> SearchResult:
     """Measure the best again, name the winner, write the report."""
-    spent = sum(record.kind in BUDGETED for record in found)
+    spent, reward = sum(record.costs_budget for record in found), terms.reward
     short = (
         f"{config.patience} suggestions in a row brought no new network, so the search ended after {spent} of "
         f"{config.budget}: the space is exhausted, or its rules and limits leave nothing. Widen them, or use another "
@@ -226,7 +302,10 @@ def _ended(
         raise SearchError(f"no network was trained to the end (trials: {kinds}). {reason}")
     specs = [(record, spec_of(record, space, **classes)) for record in top]
     seeds = range(config.seed + 1, config.seed + 1 + config.top_k_seeds)
-    finalists = measure_again(specs, evaluator, reward, run, seeds, watcher.finalist)
+    try:
+        finalists = measure_again(specs, engine, terms.num_phases, reward, run, seeds, watcher.finalist)
+    except PhaseBug as bug:
+        raise saved_bug(run, bug, "a finalist") from bug
     if finalists[0].outcome != "ok":
         ends = ", ".join(f"{item.record.arch_hash}: {item.outcome}" for item in finalists)
         raise SearchError(
@@ -256,57 +335,6 @@ def spec_of(record: TrialRecord, space: SearchSpace, *, num_classes: int, in_cha
     """Return the network of a record, decoded again from its choices."""
     choose = stored_choose(values(choices(space), record.params))
     return decode(space, choose, num_classes=num_classes, in_channels=in_channels)
-
-
-def _facts(
-    config: SearchConfig,
-    space: SearchSpace,
-    recipe: Recipe,
-    data: Dataset,
-    device: torch.device,
-    evaluator: Evaluator,
-    reward: Reward,
-    limits: tuple[Any, ...],
-) -> dict[str, Any]:
-    """Return what the manifest says of a run before any network is trained."""
-    used = {"train": len(evaluator.data.train_labels), "val": len(evaluator.data.val_labels)}
-    return {
-        "space": space.name,
-        "space_hash": space.space_hash,
-        "baseline": {
-            "name": evaluator.baseline.name,
-            "num_params": reward.ref_params,
-            "hash": evaluator.baseline.arch_hash,
-        },
-        "config": config.document(),
-        "recipe": recipe.document(),
-        "reward": {"w": reward.w, "v": reward.v},
-        "limits": [vars(limit) for limit in limits],
-        "sampler": config.sampler,
-        "pruner": config.pruner,
-        "seed": config.seed,
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "classes": data.num_classes,
-            "channels": data.in_channels,
-            "stored_size": data.size,
-            "train_images": len(data.train.labels),
-            "val_images": len(data.val.labels),
-            "used_train_images": used["train"],
-            "used_val_images": used["val"],
-            "train_share": round(used["train"] / len(data.train.labels), 4),
-            "notes": list(data.notes),
-        },
-        "device": describe_device(device),
-        "torch": torch.__version__,
-        "versions": {
-            "phinas": nas.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "optuna", "numpy", "pandas")},
-        },
-        "command": " ".join(Path(item).name if index == 0 else item for index, item in enumerate(sys.argv)),
-    }
 
 
 def _whole(space: SearchSpace) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import optuna
@@ -77,15 +77,21 @@ def records(study: optuna.Study) -> list[TrialRecord]:
     return [record for record in found if record is not None]
 
 
-def requeue_interrupted(study: optuna.Study) -> int:
-    """Queue again what was in flight when a run ended, and return how many that were.
+def interrupted(study: optuna.Study, choices: Iterable[str]) -> list[tuple[optuna.Trial, frozenset[int]]]:
+    """Return the trials that were in flight when the run ended last, with the phases that they have reported.
 
-    A trial that was running has no owner any more: it is closed as failed, and its choices wait at the head of the
-    queue, so that they are trained first and the sampler is not asked for them again.
+    They are continued under their own numbers.
+
+    A trial that was cut off while its choices were being made has measured nothing: it is closed as failed, which samplers
+    pass over.
+
+    Args:
+        choices: Names of all choices of the space.
     """
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in running:
-        study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(dict(trial.params), user_attrs={"again_after": trial.number})
-    return len(running)
+    found = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if set(trial.params) == set(choices):
+            found.append((optuna.Trial(study, trial._trial_id), frozenset(trial.intermediate_values)))
+        else:
+            study.tell(trial.number, state=TrialState.FAIL)
+    return found

@@ -5,6 +5,7 @@ choices left: spaces, reference networks and winners are one format, read by one
 """
 
 from nas.space.decode import choices, decode, forbidden, middle_choose, random_choose, stored_choose
+from nas.space.encode import encode
 from nas.space.load import load
 from nas.space.model import Domain, ForbidRule, LayerSpace, Limit, SearchSpace, StageSpace
 from nas.space.units import format_count, parse_quantity
@@ -18,6 +19,7 @@ __all__ = [
     "StageSpace",
     "choices",
     "decode",
+    "encode",
     "forbidden",
     "format_count",
     "load",

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +32,31 @@ class Diverged(Exception):
 
 
 class Timeout(Exception):
-    """A trial ran past its deadline."""
+    """A phase took longer than it may."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that a recipe uses, read by index: uint8, (N, H, W, C).
+
+    Args:
+        pixels: Some or all images of the data: on the device where they fit, else on the host, where they may be mapped from
+            a file that is larger than memory; then each batch is copied.
+        rows: int64, (N,): which of `pixels` are used; None is all of them.
+        device: Where a batch is wanted.
+    """
+
+    pixels: Tensor
+    rows: Tensor | None
+    device: torch.device
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """Return a batch on the device: uint8, (B, H, W, C)."""
+        if self.rows is not None:
+            index = self.rows[index.cpu() if isinstance(index, Tensor) else index]
+        elif isinstance(index, Tensor):
+            index = index.to(self.pixels.device)
+        return self.pixels[index].to(self.device)
 
 
 @dataclass(frozen=True)
@@ -42,9 +68,9 @@ class DeviceData:
         mean, std: float32, (C,), in 0..1. num_classes: Number of classes.
     """
 
-    train_images: Tensor
+    train_images: Images
     train_labels: Tensor
-    val_images: Tensor
+    val_images: Images
     val_labels: Tensor
     mean: Tensor
     std: Tensor
@@ -57,9 +83,10 @@ class DeviceData:
 
 
 def to_device(data: Dataset, recipe: Recipe, device: torch.device) -> DeviceData:
-    """Copy the images that a recipe uses to a device, as uint8.
+    """Bring the images that a recipe uses to a device, as uint8.
 
-    Where the data has more than the recipe uses, a sample with a fixed seed is taken, the same for every network.
+    Where the data has more than the recipe uses, a sample with a fixed seed is taken, the same for every network. Images that
+    would fill a CUDA device stay on the host; on a CPU none is copied at all.
     """
     train_images, train_labels = _sample(data.train, recipe.train_images, device)
     val_images, val_labels = _sample(data.val, recipe.val_images, device)
@@ -79,12 +106,21 @@ def sample(images: int, most: int) -> Tensor:
     return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
-def _sample(split: Split, most: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-    if len(labels) > most:
-        keep = sample(len(labels), most)
-        images, labels = images[keep], labels[keep]
-    return images.to(device), labels.to(device)
+DEVICE_SHARE = 0.4
+"""Share of a CUDA device's free memory that images may take; the rest belongs to networks."""
+
+
+def _sample(split: Split, most: int, device: torch.device) -> tuple[Images, Tensor]:
+    with warnings.catch_warnings():  # torch warns of pages that cannot be written; nobody writes to images
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        pixels, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+    rows = sample(len(labels), most) if len(labels) > most else None
+    if rows is not None:
+        labels = labels[rows]
+    need = len(labels) * pixels[0].numel()
+    if device.type == "cuda" and need < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        pixels, rows = (pixels if rows is None else pixels[rows]).to(device), None
+    return Images(pixels, rows, device), labels.to(device)
 
 
 @dataclass
@@ -126,16 +162,45 @@ def start(spec: ArchSpec, recipe: Recipe, device: torch.device, seed: int) -> Tr
     return TrainState(network, optimizer, seed, device)
 
 
+def snapshot(state: TrainState, *, last: bool = False) -> dict[str, Any]:
+    """Return what a checkpoint holds of a network in training: tensors and plain values.
+
+    Args:
+        last: No phase follows, so the optimiser's part (twice the weights) is left out.
+
+    Generators are not in it: a phase seeds its own.
+    """
+    return {
+        "network": state.network.state_dict(),
+        "optimizer": None if last else state.optimizer.state_dict(),
+        "phases_done": state.phases_done,
+    }
+
+
+def restore(spec: ArchSpec, recipe: Recipe, device: torch.device, seed: int, stored: dict[str, Any]) -> TrainState:
+    """Return the network in training that a snapshot was taken of."""
+    state = start(spec, recipe, device, seed)
+    state.network.load_state_dict(stored["network"])
+    if stored["optimizer"] is not None:
+        state.optimizer.load_state_dict(stored["optimizer"])
+    state.phases_done = stored["phases_done"]
+    return state
+
+
 def train_phase(
-    state: TrainState, data: DeviceData, recipe: Recipe, phase: Phase, deadline: float | None = None
+    state: TrainState,
+    data: DeviceData,
+    recipe: Recipe,
+    phase: Phase,
+    between: Callable[[], None] = lambda: None,
 ) -> PhaseTraining:
     """Train one phase and score it on the validation images at the phase's resolution.
 
     Args:
-        deadline: `time.monotonic()` after which the phase gives up.
+        between: Called after every ten steps and before scoring; may take its time, or raise `Timeout`.
 
     Raises:
-        Diverged: the loss is not finite. Timeout: the deadline has passed.
+        Diverged: the loss is not finite.
         torch.OutOfMemoryError: the device's memory is full.
     """
     began = time.perf_counter()
@@ -166,8 +231,11 @@ def train_phase(
                 group["lr"] = learning_rate(step, steps, recipe.learning_rate, recipe.warmup)
             total += train_step(state, images, targets, recipe)
             if step % 50 == 49:  # reading the loss waits for the device; now and then is enough
-                _check(total, deadline)
-        _check(total, deadline)
+                _check(total)
+            if step % 10 == 9:
+                between()
+        _check(total)
+    between()
     trained = time.perf_counter()
     accuracy, error = evaluate(state.network, data, phase.resolution)
     state.phases_done = phase.number
@@ -267,8 +335,6 @@ def _seeded(seed: int, phase: int, device: torch.device) -> Iterator[torch.Gener
         yield torch.Generator(device=device).manual_seed(mixed + 1)
 
 
-def _check(total: Tensor, deadline: float | None) -> None:
+def _check(total: Tensor) -> None:
     if not math.isfinite(float(total)):
         raise Diverged("the training loss is not finite")
-    if deadline is not None and time.monotonic() > deadline:
-        raise Timeout("the trial ran past its time limit")

@@ -12,12 +12,13 @@ import optuna
 from nas import runs
 from nas.cost import Measurement, count
 from nas.cost.step_time import Protocol
-from nas.engine import Engine, InlineEngine, Job, PhaseBug
+from nas.engine import Engine, InlineEngine, Job, PhaseBug, checkpoints
+from nas.engine._worker import Worker
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
 from nas.search.loop import Terms, run_loop
 from nas.search.record import TrialRecord
-from nas.search.study import open_study, records, requeue_interrupted
+from nas.search.study import open_study, records
 from nas.space import SearchSpace
 from nas.spec import ArchSpec
 from nas.train.loop import PhaseTraining
@@ -43,11 +44,18 @@ class StubEvaluator:
     log: list[tuple[str, int]] = field(default_factory=list)
     starts: list[tuple[str, int]] = field(default_factory=list)
 
+    def snapshot(self, state: Any) -> dict[str, Any]:
+        return dict(state)
+
+    def restore(self, spec: ArchSpec, seed: int, stored: dict[str, Any]) -> Any:
+        return dict(stored)
+
     def run_phase(
         self, spec: ArchSpec, phase: int, state: Any, *, seed: int, protocol: Protocol | None = None
     ) -> PhaseResult:
+        """The state is a dictionary that counts the phases trained."""
         self.starts.append((spec.arch_hash, phase))
-        trapped = self.trap(Job(-1, spec, phase, seed))
+        trapped = self.trap(Job(spec, phase, seed))
         if trapped is not None:
             return trapped
         self.log.append((spec.arch_hash, phase))
@@ -55,8 +63,9 @@ class StubEvaluator:
             params, macs = count(spec).params, count(spec).macs
             found = {"num_params": counted(params), "macs": counted(macs), "step_time_ms": counted(macs / 1e5, "ms")}
             return PhaseResult(0, "ok", 0.5, measurements=found | {"ref_step_time_ms": counted(10.0, "ms")})
+        assert (state or {"phases": 0})["phases"] == phase - 1, "a phase was run on the wrong state"
         training = PhaseTraining(1.0 / phase, accuracy(spec, phase), 0.01, 4, 1.0, 0.1)
-        return PhaseResult(phase, "ok", 1.0, training=training)
+        return PhaseResult(phase, "ok", 1.0, training=training, state={"phases": phase})  # type: ignore[arg-type]
 
     def trained(self) -> list[str]:
         return [arch for arch, phase in self.log if phase == PHASES]
@@ -67,8 +76,8 @@ class TwoSlots:
 
     slots = 2
 
-    def __init__(self, evaluator: StubEvaluator) -> None:
-        self.evaluator = evaluator
+    def __init__(self, evaluator: StubEvaluator, checkpoints: Path | None = None) -> None:
+        self.worker = Worker(evaluator, checkpoints)
         self.flying: list[Job] = []
         self.most = 0
 
@@ -79,11 +88,12 @@ class TwoSlots:
     def next(self) -> tuple[Job, PhaseResult]:
         job = self.flying.pop()
         try:
-            return job, self.evaluator.run_phase(job.spec, job.phase, None, seed=job.seed)
+            return job, self.worker.run(job)
         except Exception as error:
-            raise PhaseBug(job) from error
+            raise PhaseBug.of(job, error) from error
 
-    def drop(self, trial: int) -> None: ...
+    def drop(self, key: str) -> None:
+        self.worker.drop(key)
 
     def close(self) -> None: ...
 
@@ -110,26 +120,42 @@ class Search:
         pruner: str = "none",
         seed: int = 0,
         patience: int = 200,
-        engine: Callable[[Any], Engine] = InlineEngine,
+        engine: Callable[[Any, Path | None], Engine] = InlineEngine,
         memory: bool = False,
         reward: Reward | None = None,
+        top_k: int = 2,
+        skipped: frozenset[str] = frozenset(),
     ) -> list[TrialRecord]:
         self.study = open_study(self.folder, "stub", sampler=sampler, pruner=pruner, seed=seed)
         if memory:  # an SQLite file costs more than everything else here
             self.study = optuna.create_study(direction="maximize", sampler=self.study.sampler, pruner=self.study.pruner)
-        requeue_interrupted(self.study)
         known = records(self.study)
-        terms = Terms(self.space, 3, 3, reward or Reward(-0.07, -0.05, 5000), budget, patience, seed)
+        terms = Terms(
+            space=self.space,
+            num_classes=3,
+            in_channels=3,
+            reward=reward or Reward(-0.07, -0.05, 5000),
+            num_phases=PHASES,
+            budget=budget,
+            patience=patience,
+            seed=seed,
+            top_k=top_k,
+            skipped=skipped,
+        )
+        folder = None if memory else self.checkpoints
         return run_loop(
             self.study,
-            engine(evaluator),
+            engine(evaluator, folder),
             terms,
-            lambda spec: PHASES,
             self.run,
             known,
             self.told.append,
             lambda record, phase: None,
         )
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / checkpoints.FOLDER
 
 
 def kinds(found: list[TrialRecord], *names: str) -> list[TrialRecord]:

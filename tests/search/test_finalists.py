@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stubs import StubEvaluator, counted
+from stubs import PHASES, StubEvaluator, counted
 
 from nas import runs
 from nas.cost import count
 from nas.cost.step_time import FULL, Protocol
+from nas.engine import InlineEngine
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
 from nas.search.finalists import best, measure_again, optimism
@@ -36,9 +37,6 @@ class Again(StubEvaluator):
         self.full = full
         self.measured: list[str] = []
         self.seeds: list[tuple[str, int]] = []
-
-    def num_phases(self, spec: ArchSpec) -> int:
-        return 2
 
     def run_phase(
         self, spec: ArchSpec, phase: int, state: Any, *, seed: int, protocol: Protocol | None = None
@@ -88,7 +86,9 @@ def test_optimism_is_the_searchs_reward_above_that_of_fresh_seeds(
 ) -> None:
     evaluator = Again(accuracies(pair, 0.60, 0.64, 0.80, 0.84))
     asked: list[tuple[int, int]] = []
-    found = measure_again(pair, evaluator, REWARD, run, [1, 2], lambda item, seed: asked.append((item.number, seed)))
+    found = measure_again(
+        pair, InlineEngine(evaluator), PHASES, REWARD, run, [1, 2], lambda item, seed: asked.append((item.number, seed))
+    )
     winner, second = found
     assert (winner.record.number, second.record.number) == (1, 0)
     assert asked == [(0, 1), (0, 2), (1, 1), (1, 2)]
@@ -104,19 +104,23 @@ def test_optimism_is_the_searchs_reward_above_that_of_fresh_seeds(
 
 
 def test_one_seed_has_the_error_of_the_images_alone(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
-    found = measure_again(pair[:1], Again(accuracies(pair, 0.6, 0, 0, 0)), REWARD, run, [1], lambda *_: None)
+    found = measure_again(
+        pair[:1], InlineEngine(Again(accuracies(pair, 0.6, 0, 0, 0))), PHASES, REWARD, run, [1], lambda *_: None
+    )
     assert found[0].accuracy_error == pytest.approx(0.02)
 
 
 def test_stored_trainings_are_not_repeated(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
     values = accuracies(pair, 0.60, 0.64, 0.80, 0.84)
-    first = measure_again(pair, Again(values), REWARD, run, [1, 2], lambda *_: None)
+    first = measure_again(pair, InlineEngine(Again(values)), PHASES, REWARD, run, [1, 2], lambda *_: None)
     again = Again({})
-    second = measure_again(pair, again, REWARD, run, [1, 2], lambda *_: pytest.fail("trained again"))
+    second = measure_again(
+        pair, InlineEngine(again), PHASES, REWARD, run, [1, 2], lambda *_: pytest.fail("trained again")
+    )
     assert second == first
     assert again.measured == again.seeds == []
     more = Again({(spec.arch_hash, 3): 0.9 for _, spec in pair})
-    measure_again(pair, more, REWARD, run, [1, 2, 3], lambda *_: None)
+    measure_again(pair, InlineEngine(more), PHASES, REWARD, run, [1, 2, 3], lambda *_: None)
     assert {seed for _, seed in more.seeds} == {3}
 
 
@@ -128,11 +132,11 @@ def test_a_training_is_stored_as_soon_as_it_ends(pair: list[tuple[TrialRecord, A
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_again(pair, Again(values), REWARD, run, [1, 2], stop)
+        measure_again(pair, InlineEngine(Again(values)), PHASES, REWARD, run, [1, 2], stop)
     stored = json.loads(run.path("finalists.json").read_text())["trainings"]
     assert sorted(stored) == sorted(f"{pair[0][1].arch_hash}-{seed}" for seed in (1, 2))
     rest = Again(values)
-    measure_again(pair, rest, REWARD, run, [1, 2], lambda *_: None)
+    measure_again(pair, InlineEngine(rest), PHASES, REWARD, run, [1, 2], lambda *_: None)
     assert {arch for arch, _ in rest.seeds} == {pair[1][1].arch_hash}
 
 
@@ -141,7 +145,7 @@ def test_a_finalist_that_fails_comes_last_with_its_outcome(
 ) -> None:
     better = pair[1][1].arch_hash
     evaluator = Again(accuracies(pair, 0.5, 0.5, 0.9, 0.9), diverge=(better, 2))
-    winner, failed = measure_again(pair, evaluator, REWARD, run, [1, 2], lambda *_: None)
+    winner, failed = measure_again(pair, InlineEngine(evaluator), PHASES, REWARD, run, [1, 2], lambda *_: None)
     assert winner.record.number == 0 and winner.outcome == "ok"
     assert (failed.record.arch_hash, failed.outcome, failed.reward, failed.accuracies) == (better, "diverged", 0.0, ())
     assert optimism([winner, failed]) == winner.optimism
@@ -149,14 +153,22 @@ def test_a_finalist_that_fails_comes_last_with_its_outcome(
 
 def test_a_full_memory_is_an_outcome_too(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
     evaluator = Again(accuracies(pair, 0.6, 0.6, 0.5, 0.5), full=2)
-    found = measure_again(pair, evaluator, REWARD, run, [1, 2], lambda *_: None)
+    found = measure_again(pair, InlineEngine(evaluator), PHASES, REWARD, run, [1, 2], lambda *_: None)
     assert {item.outcome for item in found} == {"out_of_memory"}
 
 
 def test_the_optimism_of_a_search_is_the_mean_of_its_finalists(
     pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run
 ) -> None:
-    found = measure_again(pair, Again(accuracies(pair, 0.60, 0.64, 0.80, 0.84)), REWARD, run, [1, 2], lambda *_: None)
+    found = measure_again(
+        pair,
+        InlineEngine(Again(accuracies(pair, 0.60, 0.64, 0.80, 0.84))),
+        PHASES,
+        REWARD,
+        run,
+        [1, 2],
+        lambda *_: None,
+    )
     assert optimism(found) == pytest.approx((found[0].optimism + found[1].optimism) / 2)
     assert optimism(found) > found[0].optimism  # the luckiest of the second round wins it
 

@@ -9,11 +9,12 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from stubs import PHASES, Search, StubEvaluator, kinds
+from stubs import PHASES, Search, StubEvaluator, TwoSlots, kinds
 
-from nas.engine import Job
+from nas.engine import InlineEngine, Job
+from nas.errors import RunError
 from nas.evaluate import PhaseResult
-from nas.search.study import open_study, records, requeue_interrupted
+from nas.search.study import interrupted, open_study, records
 from nas.space import SearchSpace
 
 BUDGET = 5
@@ -38,17 +39,64 @@ def test_killed_in_a_phase_and_continued(search: Search, start: int) -> None:
     first, second = killed_at(StubEvaluator(), start), StubEvaluator()
     with pytest.raises(KeyboardInterrupt):
         search.go(first, BUDGET)
-    interrupted = first.starts[-1][0]
+    in_flight = first.starts[-1]
+    before = {record.number: record for record in records(search.study)}
     found = search.go(second, BUDGET)
     trained = first.trained() + second.trained()
     assert len(trained) == len(set(trained)) == BUDGET
     assert sorted(record.arch_hash for record in kinds(found, "trained")) == sorted(trained)
-    assert second.starts[0] == (interrupted, 0)
+    assert second.starts[0] == in_flight, "it goes on with the phase that was in flight"
+    assert len(first.log + second.log) == len(set(first.log + second.log)), "no phase was run to its end twice"
+    assert {number: record for record in found if (number := record.number) in before} == before
     states = Counter(trial.state for trial in search.study.trials)
-    assert states[TrialState.FAIL] == 1 and states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
-    again = next(trial for trial in search.study.trials if "again_after" in trial.user_attrs)
-    assert search.study.trials[again.user_attrs["again_after"]].state == TrialState.FAIL
-    assert again.params == search.study.trials[again.user_attrs["again_after"]].params
+    assert states[TrialState.FAIL] == states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
+
+
+def test_a_continued_trial_has_the_record_of_one_that_was_never_interrupted(
+    tmp_path: Path, tiny_space: SearchSpace
+) -> None:
+    whole = Search(tmp_path / "whole", tiny_space).go(StubEvaluator(), 3)
+    cut = Search(tmp_path / "cut", tiny_space)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            cut.go(killed_at(StubEvaluator(), 2), 3)
+    assert cut.go(StubEvaluator(), 3)[0] == whole[0]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_checkpoints_of_ended_trials_are_deleted_but_for_the_best(search: Search, slots: int) -> None:
+    first = killed_at(StubEvaluator(), 14)
+    engine = TwoSlots if slots == 2 else InlineEngine
+    with pytest.raises(KeyboardInterrupt):
+        search.go(first, 8, engine=engine)
+    found = records(search.study)
+    running = [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
+    kept = {path.stem for path in search.checkpoints.iterdir()}
+    trained = sorted(kinds(found, "trained"), key=lambda record: -(record.reward or 0))
+    assert {f"{record.arch_hash}-s0" for record in trained[:2]} <= kept
+    assert len(kept) <= 2 + len(running) and len(running) <= slots
+    found = search.go(StubEvaluator(), 8, engine=engine)
+    trained = sorted(kinds(found, "trained"), key=lambda record: -(record.reward or 0))
+    assert {path.stem for path in search.checkpoints.iterdir()} == {f"{record.arch_hash}-s0" for record in trained[:2]}
+
+
+def test_a_worker_that_died_after_its_checkpoint_does_not_run_the_phase_again(search: Search) -> None:
+    evaluator = StubEvaluator()
+
+    class Dying(InlineEngine):
+        """Killed between a phase's checkpoint and the word of it."""
+
+        def next(self) -> tuple[Job, PhaseResult]:
+            result = super().next()
+            if len(evaluator.starts) == 2:
+                raise KeyboardInterrupt
+            return result
+
+    with pytest.raises(KeyboardInterrupt):
+        search.go(evaluator, 1, engine=Dying)
+    second = StubEvaluator()
+    search.go(second, 1)
+    assert [phase for _, phase in evaluator.log] == [0, 1] and [phase for _, phase in second.log] == [2]
 
 
 def test_killed_again_and_again(search: Search) -> None:
@@ -92,8 +140,9 @@ def test_killed_while_a_trial_is_stored_and_continued(
     trained = kinds(found, "trained")
     assert len(trained) == len({record.arch_hash for record in trained}) == BUDGET
     assert all(record.reward is not None and record.num_params is not None for record in trained)
-    # The network whose storing was cut off is trained again, no other.
-    assert len(set(first.trained()) & set(second.trained())) <= 1
+    assert not set(first.log) & set(second.log), (
+        "no phase is run twice, not even of the trial whose storing was cut off"
+    )
     assert not [trial for trial in search.study.trials if not trial.state.is_finished()]
 
 
@@ -103,11 +152,7 @@ def test_a_continued_sampler_does_not_begin_again(search: Search, tmp_path: Path
     before = len(search.study.trials)
     search.go(StubEvaluator(), 12)
     first = [trial.params for trial in search.study.trials[:4]]
-    after = [
-        trial.params
-        for trial in search.study.trials
-        if trial.number >= before and not trial.user_attrs.get("again_after")
-    ]
+    after = [trial.params for trial in search.study.trials if trial.number >= before]
     assert after
     assert all(params not in first for params in after[1:])
 
@@ -121,10 +166,22 @@ def test_a_budget_can_be_raised(search: Search) -> None:
     assert first.log[: 3 * (PHASES + 1)] == first.log
 
 
-def test_a_trial_without_parameters_is_only_closed(tmp_path: Path) -> None:
+def test_a_trial_that_was_cut_off_while_it_was_asked_for_is_only_closed(tmp_path: Path) -> None:
     study = open_study(tmp_path, "stub", sampler="random", pruner="none", seed=0)
-    study.ask()
-    assert requeue_interrupted(study) == 1
+    study.ask({"a": optuna.distributions.IntDistribution(0, 3)})
+    assert interrupted(study, ["a", "b"]) == []
     assert [trial.state for trial in study.trials] == [TrialState.FAIL]
-    assert requeue_interrupted(study) == 0
-    assert records(study) == []
+    assert interrupted(study, ["a", "b"]) == [] and records(study) == []
+
+
+def test_a_damaged_checkpoint_is_named(search: Search) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search.go(killed_at(StubEvaluator(), 3), 1)
+    (path,) = search.checkpoints.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=rf"{path.name}: cannot be read as a checkpoint .*Delete it"):
+        search.go(StubEvaluator(), 1)
+    path.unlink()
+    again = StubEvaluator()
+    assert len(kinds(search.go(again, 1), "trained")) == 1
+    assert [phase for _, phase in again.log] == [0, 1, 2]

@@ -181,7 +181,7 @@ def test_a_bug_is_saved_for_replay_and_the_study_stays_loadable(search: Search) 
 
     evaluator = StubEvaluator(trap)
     with pytest.raises(
-        TrialBug, match=r"trial \d+, phase 1: the program failed .*ZeroDivisionError.*nas show"
+        TrialBug, match=r"trial \d+, phase 1: the program failed .*ZeroDivisionError.*nas debug .*--skip-bugs"
     ) as raised:
         search.go(evaluator, 5)
     broken = evaluator.starts[-1][0]
@@ -194,7 +194,27 @@ def test_a_bug_is_saved_for_replay_and_the_study_stays_loadable(search: Search) 
     assert len(kinds(records(study), "trained")) == 2
     mended = StubEvaluator()
     assert len(kinds(search.go(mended, 5), "trained")) == 5
-    assert mended.starts[0] == (broken, 0)
+    assert mended.starts[0] == (broken, 1), "it goes on from its checkpoint"
+
+
+def test_a_network_with_a_bug_can_be_left_out(search: Search) -> None:
+    def trap(job: Job) -> PhaseResult | None:
+        if len(evaluator.trained()) == 2:
+            raise ZeroDivisionError("in the block")
+        return None
+
+    evaluator = StubEvaluator(trap)
+    with pytest.raises(TrialBug):
+        search.go(evaluator, 4)
+    broken = evaluator.starts[-1][0]
+    with pytest.raises(TrialBug):
+        search.go(StubEvaluator(trap), 4)
+    rest = StubEvaluator()
+    found = search.go(rest, 4, skipped=frozenset([broken]))
+    (left,) = kinds(found, "bug")
+    assert left.arch_hash == broken and broken not in {arch for arch, _ in rest.starts}
+    assert search.study.trials[left.number].state == TrialState.PRUNED
+    assert len(kinds(found, "trained")) == 4
 
 
 def test_one_seed_and_the_random_sampler_ask_the_same_networks(tmp_path: Path, tiny_space: SearchSpace) -> None:
@@ -221,7 +241,7 @@ def test_a_sampler_that_learns_beats_chance(tmp_path: Path, tiny_space: SearchSp
     """Rewards that follow the choices are found: guards against values that reach the sampler upside down."""
 
     class Wide(StubEvaluator):
-        def run_phase(self, spec, phase, state, *, seed):  # type: ignore[no-untyped-def]
+        def run_phase(self, spec, phase, state, *, seed, protocol=None):  # type: ignore[no-untyped-def]
             result = super().run_phase(spec, phase, state, seed=seed)
             if result.training is None:
                 return result
@@ -245,8 +265,8 @@ def test_two_slots_keep_the_budget_exact(search: Search) -> None:
     evaluator = StubEvaluator()
     engines: list[TwoSlots] = []
 
-    def make(stub: StubEvaluator) -> TwoSlots:
-        engines.append(TwoSlots(stub))
+    def make(stub: StubEvaluator, checkpoints: Path | None) -> TwoSlots:
+        engines.append(TwoSlots(stub, checkpoints))
         return engines[0]
 
     found = search.go(evaluator, 15, engine=make, memory=True)

@@ -20,7 +20,7 @@ from nas.search import SearchResult, resume
 from nas.search.session import spec_of
 from nas.search.study import open_study
 
-SETTINGS: dict[str, Any] = {"device": "cpu", "top_k": 1, "top_k_seeds": 1, "seed": 3}
+SETTINGS: dict[str, Any] = {"devices": "cpu", "top_k": 1, "top_k_seeds": 1, "seed": 3}
 
 
 def test_a_search_leaves_its_files(finished: SearchResult) -> None:
@@ -103,7 +103,7 @@ def test_a_run_on_other_data_is_not_continued(finished: SearchResult, run_copy: 
     manifest["config"]["data"] = str(images)
     (run_copy / "manifest.json").write_text(json.dumps(manifest))
     before = (run_copy / "trials.csv").read_text()
-    with pytest.raises(RunError, match=r"cannot be continued, .*: data: the run has .*, now "):
+    with pytest.raises(RunError, match=r"cannot be continued, .*: data\.fingerprint: the run has .*, now "):
         resume(run_copy, budget=5)
     assert (run_copy / "trials.csv").read_text() == before
 
@@ -112,7 +112,7 @@ def test_a_run_on_another_device_is_not_continued(run_copy: Path) -> None:
     manifest = json.loads((run_copy / "manifest.json").read_text())
     manifest["device"]["name"] = "another"
     (run_copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match=r"cannot be continued, .*: device: the run has"):
+    with pytest.raises(RunError, match=r"cannot be continued, .*: device\.name: the run has"):
         resume(run_copy)
 
 

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from nas.data import Dataset
+from nas.data import Dataset, Split
 from nas.spec import ArchSpec
 from nas.train import loop
 from nas.train.recipes import RECIPES, Recipe
@@ -82,13 +83,18 @@ def test_a_loss_that_is_no_number_diverges(tiny_spec: ArchSpec, tiny_data: Datas
         train(tiny_spec, tiny_data, replace(RECIPE, learning_rate=1e38))
 
 
-def test_a_passed_deadline_ends_the_phase(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:
-    state = loop.start(tiny_spec, RECIPE, CPU, 0)
+def test_who_watches_a_phase_may_end_it(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:
     data = loop.to_device(tiny_data, RECIPE, CPU)
-    phase = phases(RECIPE.progressive, 16, 1)[0]
-    with pytest.raises(loop.Timeout, match="time limit"):
-        loop.train_phase(state, data, RECIPE, phase, deadline=time.monotonic() - 1)
-    loop.train_phase(state, data, RECIPE, phase, deadline=time.monotonic() + 600)
+    phase = Phase(1, 16, 0.5, 0, 0, 0)
+    calls: list[int] = []
+
+    def late() -> None:
+        raise loop.Timeout("too late")
+
+    loop.train_phase(loop.start(tiny_spec, RECIPE, CPU, 0), data, RECIPE, phase, lambda: calls.append(1))
+    assert calls == [1], "at least once, before scoring"
+    with pytest.raises(loop.Timeout, match="too late"):
+        loop.train_phase(loop.start(tiny_spec, RECIPE, CPU, 0), data, RECIPE, phase, late)
 
 
 @pytest.mark.parametrize("batch_size", [7, 32, 250])
@@ -198,8 +204,25 @@ def test_a_recipe_that_uses_fewer_images_takes_the_same_ones_always(tiny_data: D
     recipe = replace(RECIPE, train_images=20, val_images=10)
     first, second = loop.to_device(tiny_data, recipe, CPU), loop.to_device(tiny_data, recipe, CPU)
     assert len(first.train_labels) == 20 and len(first.val_labels) == 10
-    assert torch.equal(first.train_images, second.train_images)
+    every = torch.arange(20)
+    assert torch.equal(first.train_images[every], second.train_images[every])
+    assert first.train_images[every].shape == (20, 16, 16, 3)
     assert len({int(label) for label in first.train_labels}) == 3
+    assert torch.equal(first.val_images[2:5], first.val_images[torch.tensor([2, 3, 4])])
+
+
+def test_images_stay_in_their_file_until_a_batch_is_wanted(tiny_data: Dataset, tmp_path: Path) -> None:
+    """A pack may be larger than memory: only what a batch needs is read."""
+    path = tmp_path / "huge.npy"
+    shape = (200_000, 224, 224, 3)  # 30 GB in all, of which the file system holds none
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + math.prod(shape))
+    labels = np.arange(shape[0], dtype=np.int64) % 3
+    data = replace(tiny_data, train=Split(np.load(path, mmap_mode="r"), labels))
+    for most in (1000, shape[0]):
+        images = loop.to_device(data, replace(RECIPE, train_images=most), CPU).train_images
+        assert images[torch.tensor([0, most - 1])].shape == (2, 224, 224, 3)
 
 
 def test_the_timed_step_is_a_real_one_that_does_not_train(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:

@@ -1,0 +1,130 @@
+"""What a search begins with besides the sampler's own ideas: results of another run, and networks to train first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from nas import catalog, runs
+from nas.errors import RunError, SpaceError
+from nas.objective import Reward, score_of, slacks
+from nas.search.record import TrialRecord
+from nas.search.study import distributions, records, storage_url, values
+from nas.space import Limit, SearchSpace, choices, decode, encode, stored_choose
+from nas.spec import ArchSpec, Value
+
+
+def warm_start(
+    study: optuna.Study,
+    folder: Path,
+    space: SearchSpace,
+    facts: Mapping[str, Any],
+    reward: Reward,
+    limits: Sequence[Limit],
+) -> str:
+    """Take the trained networks of another run over into a study, once, and return a sentence about it.
+
+    They answer duplicates and teach the sampler, and cost no budget. Networks that this space does not hold, or that break a
+    limit of this run, are left behind. Scores are computed anew from the raw values, with this run's exponents.
+
+    Args:
+        folder: The other run. facts: This run's manifest.
+
+    Raises:
+        RunError: no run there, or it was made under other conditions.
+    """
+    other = runs.open_run(folder)
+    runs.check_same(other, facts, runs.SAME_RESULTS, "used for a warm start")
+    if not other.path("study.db").is_file():
+        raise RunError(f"{folder}: has no study.db to take results from. Give the folder of a run as it was searched.")
+    theirs = catalog.load_space(other.path("space.yaml"))
+    source = optuna.load_study(study_name=None, storage=storage_url(folder))
+    known = {record.origin for record in records(study)}
+    wanted = [record for record in records(source) if record.kind in ("trained", "pruned")]
+    taken = 0
+    for record in wanted:
+        origin = record.origin or f"{folder} trial {record.number}"
+        params = _translated(record, theirs, space, facts)
+        if params is None or any(slack > 0 for slack in slacks(_costs(record), limits).values()):
+            continue
+        taken += 1
+        if origin not in known:  # a run that was killed here goes on where it stood
+            study.add_trial(_trial(replace(record, origin=origin), params, space, reward))
+    left = len(wanted) - taken
+    beyond = f"; {left} lie outside this space or its limits" if left else ""
+    return f"{taken} of {len(wanted)} trained networks of {folder} are taken over{beyond}. They cost no budget."
+
+
+def _translated(
+    record: TrialRecord, theirs: SearchSpace, ours: SearchSpace, facts: Mapping[str, Any]
+) -> dict[str, Value] | None:
+    """Return the choices of our space that make a record's network, as the sampler sees them; None where there are none."""
+    classes = {"num_classes": facts["data"]["classes"], "in_channels": facts["data"]["channels"]}
+    spec = decode(theirs, stored_choose(values(choices(theirs), record.params)), **classes)
+    assert spec.arch_hash == record.arch_hash
+    if ours.space_hash == theirs.space_hash:
+        return dict(record.params)
+    return _params(ours, spec, none=True)
+
+
+def _params(space: SearchSpace, spec: ArchSpec, none: bool = False) -> dict[str, Value] | None:
+    """Return the choices that make a network, as the sampler sees them."""
+    try:
+        found = encode(space, spec)
+    except SpaceError:
+        if none:
+            return None
+        raise
+    return {
+        name: domain.values.index(found[name]) if domain.ordered else found[name]
+        for name, domain in choices(space).items()
+    }
+
+
+def _costs(record: TrialRecord) -> dict[str, float]:
+    known = {name: getattr(record, name) for name in ("num_params", "macs", "step_time_ms", "peak_memory_mib")}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _trial(
+    record: TrialRecord, params: dict[str, Value], space: SearchSpace, reward: Reward
+) -> optuna.trial.FrozenTrial:
+    """Return a finished trial of this run with another run's raw values."""
+    last = record.candidate()
+    rounded = [replace(last, val_accuracy=float(accuracy)) for accuracy in record.phase_accuracy.split()]
+    scores = [score_of(item, reward) for item in (*rounded[:-1], last)]
+    trained = record.kind == "trained"
+    return create_trial(
+        state=TrialState.COMPLETE if trained else TrialState.PRUNED,
+        value=scores[-1] if trained else None,
+        params=params,
+        distributions=distributions(choices(space)),
+        user_attrs=replace(record, reward=scores[-1]).attributes() | {"feasible": "yes"},
+        intermediate_values=dict(enumerate(scores, 1)),
+    )
+
+
+def check_enqueue(space: SearchSpace, names: Sequence[str]) -> None:
+    """Refuse networks that a space does not hold, before any work.
+
+    Raises:
+        SpaceError: not in the space, or no network. UnknownNameError: no such file or name.
+    """
+    for name in names:
+        _params(space, catalog.load_arch(name))
+
+
+def enqueue(study: optuna.Study, space: SearchSpace, names: Sequence[str]) -> str:
+    """Queue networks to be trained before the sampler is asked, once, and return a sentence about it."""
+    queued = {trial.user_attrs.get("enqueued") for trial in study.get_trials(deepcopy=False)}
+    for name in names:
+        if name not in queued:
+            params = _params(space, catalog.load_arch(name))
+            assert params is not None
+            study.enqueue_trial(params, user_attrs={"enqueued": name})
+    return f"Trained first: {', '.join(names)}."

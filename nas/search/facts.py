@@ -1,0 +1,72 @@
+"""What a search writes down before it begins: everything that its numbers will depend on."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nas
+from nas.data import Dataset
+from nas.evaluate import Setup
+from nas.objective import Reward
+from nas.search.config import SearchConfig
+from nas.space import SearchSpace
+
+
+def manifest(
+    config: SearchConfig,
+    space: SearchSpace,
+    setup: Setup,
+    data: Dataset,
+    device: Mapping[str, Any],
+    reward: Reward,
+) -> dict[str, Any]:
+    """Return what the manifest says of a run before any network is trained."""
+    recipe = setup.recipe
+    used = {
+        "train": min(len(data.train.labels), recipe.train_images),
+        "val": min(len(data.val.labels), recipe.val_images),
+    }
+    return {
+        "space": space.name,
+        "space_hash": space.space_hash,
+        "baseline": {
+            "name": setup.baseline.name,
+            "num_params": reward.ref_params,
+            "hash": setup.baseline.arch_hash,
+        },
+        "config": config.document(),
+        "recipe": recipe.document(),
+        "reward": {"w": reward.w, "v": reward.v},
+        "limits": [vars(limit) for limit in setup.limits],
+        "sampler": config.sampler,
+        "pruner": config.pruner,
+        "seed": config.seed,
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "classes": data.num_classes,
+            "channels": data.in_channels,
+            "stored_size": data.size,
+            "train_images": len(data.train.labels),
+            "val_images": len(data.val.labels),
+            "used_train_images": used["train"],
+            "used_val_images": used["val"],
+            "train_share": round(used["train"] / len(data.train.labels), 4),
+            "notes": list(data.notes),
+        },
+        "device": dict(device),
+        "torch": torch.__version__,
+        "versions": {
+            "phinas": nas.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "optuna", "numpy", "pandas")},
+        },
+        "command": " ".join(Path(item).name if index == 0 else item for index, item in enumerate(sys.argv)),
+    }

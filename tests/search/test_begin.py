@@ -1,0 +1,128 @@
+"""Searches that begin with results of another run, or with networks that the user names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from tiny import TINY_NETWORK, TINY_SPACE
+
+import nas
+from nas import catalog
+from nas.errors import RunError, SpaceError, UnknownNameError
+from nas.objective import Reward
+from nas.search import SearchResult, begin
+from nas.search.study import open_study, records
+from nas.space import Limit, SearchSpace
+
+
+@pytest.fixture
+def settings(finished: SearchResult, tmp_path: Path) -> dict[str, Any]:
+    config = finished.run.manifest["config"]
+    known = {name: config[name] for name in ("space", "data", "recipe")}
+    return known | {"out": tmp_path / "run", "devices": "cpu", "top_k": 1, "top_k_seeds": 1, "seed": 11}
+
+
+def fresh(tmp_path: Path) -> optuna.Study:
+    return open_study(tmp_path, "stub", sampler="random", pruner="none", seed=0)
+
+
+def test_a_warm_start_knows_the_other_runs_networks_and_pays_nothing_for_them(
+    finished: SearchResult, settings: dict[str, Any]
+) -> None:
+    result = nas.search(**settings, budget=2, warm_start=finished.run.folder, w=-0.2)
+    theirs = {record.arch_hash: record for record in finished.records if record.costs_budget}
+    taken = {record.arch_hash: record for record in result.records if record.origin and record.kind != "duplicate"}
+    assert set(taken) == set(theirs) and len(taken) == 3
+    own = [record for record in result.records if record.costs_budget]
+    assert len(own) == 2 and not {record.arch_hash for record in own} & set(theirs)
+    ref = result.run.manifest["baseline"]["num_params"]
+    for arch, record in taken.items():
+        first = theirs[arch]
+        assert record.origin == f"{finished.run.folder} trial {first.number}"
+        assert (record.val_accuracy, record.step_time_ms) == (first.val_accuracy, first.step_time_ms)
+        assert record.val_accuracy and record.step_time_ms and record.ref_step_time_ms and record.num_params
+        scored = Reward(-0.2, -0.05, ref).score(
+            record.val_accuracy,
+            step_time_ms=record.step_time_ms,
+            ref_step_time_ms=record.ref_step_time_ms,
+            num_params=record.num_params,
+        )
+        assert record.reward == pytest.approx(scored), "scored with this run's exponents"
+    assert len(nas.load_run(result.run.folder).trained()) >= 3, "the table shows them"
+    assert nas.search.resume(result.run.folder).records == result.records, "taken over once"
+
+
+def test_a_warm_start_from_a_run_under_other_conditions_is_refused(
+    finished: SearchResult, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "other.yaml"
+    recipe.write_text(Path(settings["recipe"]).read_text() + "learning_rate: 0.001\n")
+    with pytest.raises(
+        RunError, match=r"cannot be used for a warm start, .*recipe\.learning_rate: the run has .*now 0\.001"
+    ):
+        nas.search(**settings | {"recipe": recipe}, budget=2, warm_start=finished.run.folder)
+
+
+def test_a_warm_start_translates_choices_and_leaves_out_what_the_space_does_not_hold(
+    finished: SearchResult, tmp_path: Path
+) -> None:
+    wider = tmp_path / "wider.yaml"
+    wider.write_text(TINY_SPACE.replace("out_channels: [8, 16]", "out_channels: [4, 8, 12, 16]"))
+    narrow = tmp_path / "narrow.yaml"
+    narrow.write_text(TINY_SPACE.replace("out_channels: [16, 24]", "out_channels: 48"))
+    facts, limits = finished.run.manifest, [Limit("num_params", max=1e9)]
+    reward = Reward(-0.07, -0.05, facts["baseline"]["num_params"])
+    for space, share in ((wider, "3 of 3"), (narrow, "0 of 3")):
+        study = fresh(tmp_path / space.stem) if (tmp_path / space.stem).mkdir() is None else None
+        assert study is not None
+        said = begin.warm_start(study, finished.run.folder, catalog.load_space(space), facts, reward, limits)
+        assert said.startswith(f"{share} trained networks of {finished.run.folder} are taken over")
+        assert len(records(study)) == int(share[0])
+    again = optuna.load_study(study_name="stub", storage=f"sqlite:///{tmp_path / 'wider' / 'study.db'}")
+    begin.warm_start(again, finished.run.folder, catalog.load_space(wider), facts, reward, limits)
+    assert len(records(again)) == 3, "a run that was killed here takes none over twice"
+
+
+def test_networks_beyond_this_runs_limits_are_left_behind(finished: SearchResult, tmp_path: Path) -> None:
+    facts, space = finished.run.manifest, catalog.load_space(finished.run.path("space.yaml"))
+    sizes = sorted(record.num_params for record in finished.records if record.costs_budget and record.num_params)
+    limit = Limit("num_params", max=sizes[1])
+    said = begin.warm_start(fresh(tmp_path), finished.run.folder, space, facts, Reward(0, 0, 1), [limit])
+    assert said.startswith("2 of 3 trained networks") and "1 lie outside this space or its limits" in said
+
+
+def test_enqueued_networks_are_trained_first(settings: dict[str, Any], tmp_path: Path) -> None:
+    network = tmp_path / "mine.yaml"
+    network.write_text(TINY_NETWORK.replace("expand_ratio: 2, se_ratio: 0,", "expand_ratio: 1, se_ratio: 0,"))
+    arch = catalog.load_arch(network)
+    result = nas.search(**settings, budget=2, enqueue=[network])
+    first = result.records[0]
+    ours = replace(arch, num_classes=3, in_channels=3)
+    assert (first.number, first.arch_hash, first.kind) == (0, ours.arch_hash, "trained")
+    assert len([record for record in result.records if record.costs_budget]) == 2
+    manifest = yaml.safe_load((result.run.folder / "manifest.json").read_text())
+    assert manifest["config"]["enqueue"] == [str(network)]
+    network.unlink()
+    assert nas.search.resume(result.run.folder, budget=3).records[0] == first, "the file is not needed any more"
+
+
+def test_a_network_outside_the_space_is_refused_before_any_work(settings: dict[str, Any]) -> None:
+    with pytest.raises(SpaceError, match="efficientnet_b0: is not in the space tiny: the number of stages"):
+        nas.search(**settings, budget=1, enqueue=["efficientnet_b0"])
+    with pytest.raises(UnknownNameError, match=r"efficientnet_b00: no space has this name"):
+        nas.search(**settings, budget=1, enqueue=["efficientnet_b00"])
+    assert not settings["out"].exists()
+
+
+def test_enqueueing_is_done_once(tiny_space: SearchSpace, tmp_path: Path) -> None:
+    network = tmp_path / "mine.yaml"
+    network.write_text(TINY_NETWORK)
+    study = fresh(tmp_path)
+    for _ in range(2):
+        begin.enqueue(study, tiny_space, [str(network)])
+    assert len(study.trials) == 1
