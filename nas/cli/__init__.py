@@ -31,10 +31,18 @@ def cli(debug: bool) -> None:
     "--data",
     default="fashion-mnist-subset",
     show_default=True,
-    help="Folder of images by class, .parquet, or built-in.",
+    help="Images: a folder or archive by class, .parquet, .npz, IDX, module:callable, ... (docs/data.md).",
 )
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and count them.")
 @click.option("--recipe", help="quick, standard or a YAML file; the space's own unless given.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option(
+    "--devices",
+    "--device",
+    "devices",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:1; a worker for each of cuda:0,cuda:1 or for cpu:2.",
+)
 @click.option("--sampler", default="tpe", show_default=True, help="Who suggests networks: tpe, gp, nsga2, random.")
 @click.option("--pruner", default="median", show_default=True, help="Who stops a trial at a phase's end: median, none.")
 @click.option("--seed", default=0, show_default=True, help="Of suggestions, weights, order and augmentation.")
@@ -47,9 +55,12 @@ def cli(debug: bool) -> None:
 @click.option("--top-k", default=3, show_default=True, help="Networks measured again before a winner is named.")
 @click.option("--trial-timeout", "trial_timeout_s", type=float, help="Seconds that a phase of a trial may take.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")
+@click.option("--warm-start", type=click.Path(path_type=Path), help="Begin with the results of this run.")
+@click.option("--enqueue", multiple=True, help="A network of the space to train first: a name or a YAML file.")
 @click.option("--resume", type=click.Path(path_type=Path), help="Continue this run, with its own settings.")
+@click.option("--skip-bugs", is_flag=True, help="With --resume: leave out networks that the program failed on.")
 @click.pass_context
-def search(context: click.Context, /, resume: Path | None, **settings: Any) -> None:
+def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **settings: Any) -> None:
     """Search a space: train short proxies, measure their step time, name a winner.
 
     The reward is accuracy x (step time / baseline)^w x (params / baseline)^v, with the step time measured here.
@@ -59,27 +70,55 @@ def search(context: click.Context, /, resume: Path | None, **settings: Any) -> N
         for name, value in settings.items()
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT and value is not None
     }
-    if resume is not None and set(given) - {"budget"}:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given if name != "budget")
-        raise click.UsageError(f"{options}: a resumed run keeps its own settings; only --budget may be changed.")
+    if resume is None and skip_bugs:
+        raise click.UsageError("--skip-bugs: belongs to --resume RUN.")
     from nas.cli._progress import SearchProgress
+    from nas.cli._signals import Ended, signals
     from nas.search import resume as continue_run
     from nas.search import search as start_run
 
     progress = SearchProgress()
     try:
-        with progress:
+        with signals(), progress:
             if resume is not None:
-                result = continue_run(resume, budget=settings["budget"], watcher=progress)
+                changes = _changes(resume, given)
+                result = continue_run(resume, **changes, skip_bugs=skip_bugs, watcher=progress)
             else:
                 result = start_run(**given, watcher=progress)
-    except KeyboardInterrupt:
-        if progress.folder is not None:
-            click.echo(
-                f"Interrupted. Nothing measured is lost. Continue with: nas search --resume {progress.folder}", err=True
-            )
-        sys.exit(130)
+    except KeyboardInterrupt as end:
+        what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
+        folder = progress.folder or resume
+        kept = f". Nothing measured is lost. Continue with: nas search --resume {folder}" if folder else "."
+        click.echo(what + kept, err=True)
+        sys.exit(code)
     progress.finished(result)
+
+
+def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what a resumed run may change, and refuse settings that differ from its own."""
+    from nas.runs import open_run
+
+    own = open_run(run).manifest["config"]
+    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices") if name in given}
+    differs = []
+    for name, value in given.items():
+        plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        if plain != own.get(name):
+            differs.append(f"--{name.replace('_', '-')}: found {plain}, the run has {own.get(name)}")
+    if differs:
+        raise click.UsageError(
+            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed."
+        )
+    return may
+
+
+@cli.command()
+@click.argument("bug", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def debug(bug: Path) -> None:
+    """See the program fail again on the network of a BUG file (RUN/bug-*.yaml), with the traceback."""
+    from nas.search.replay import replay
+
+    click.echo(replay(bug, say=click.echo))
 
 
 @cli.command()
@@ -122,6 +161,51 @@ def dashboard(run: Path | None, host: str, port: int) -> None:
     from nas.search.dashboard import serve
 
     serve(run or runs.latest(), host=host, port=port, say=click.echo)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--w", type=float, help="Exponent of the step time; the run's own unless given.")
+@click.option("--v", type=float, help="Exponent of the parameters; the run's own unless given.")
+@click.option("--max-params", help="Leave out larger networks: a limit such as 5M.")
+@click.option("--max-macs", help="Leave out networks with more multiply-adds, such as 600M.")
+@click.option("--max-step-time", help="Leave out networks whose measured training step is longer, such as 12ms.")
+@click.option("--max-memory", help="Leave out networks whose step takes more memory, such as 2GiB (CUDA).")
+@click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Networks to print.")
+@click.option("--calibrate", is_flag=True, help="Suggest exponents from how accuracy rises with cost in this run.")
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole new order to this file.")
+def rerank(
+    run: Path | None,
+    w: float | None,
+    v: float | None,
+    top: int,
+    calibrate: bool,
+    csv: Path | None,
+    **limits: str | None,
+) -> None:
+    """Rank the networks of a RUN again, with other exponents or limits; the latest search unless named.
+
+    Nothing is trained: the raw values of every trial are stored. Works while the run goes on.
+    """
+    from nas.cli import _rerank
+
+    _rerank.show(run, w=w, v=v, top=top, calibration=calibrate, csv=csv, limits=limits)
+
+
+@cli.command()
+@click.option("--data", help="Look at these images too, and time the input pipeline against training on them.")
+@click.option("--space", default="v2", show_default=True, help="The space that is to be searched.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--batch-size", type=click.IntRange(2), help="Batch of the timing; the recipe's unless given.")
+def doctor(data: str | None, space: str, device: str, batch_size: int | None) -> None:
+    """Check what a search needs: software, device, folders and, with --data, images and the speed of the input.
+
+    Exits with 1 if something would stop `nas search`.
+    """
+    from nas.cli import _doctor
+
+    if not _doctor.show(data=data, space=space, device=device, batch_size=batch_size):
+        sys.exit(1)
 
 
 def main(arguments: list[str] | None = None) -> int | Literal[True]:

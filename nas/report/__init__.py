@@ -1,6 +1,8 @@
 """What a run shows: read back from its folder, as a page and a picture. Nothing here trains."""
 
+from nas.report.calibration import Calibration, calibrate
+from nas.report.ranking import Reranking, rerank
 from nas.report.read import RunView, load_run
 from nas.report.text import page, write_report
 
-__all__ = ["RunView", "load_run", "page", "write_report"]
+__all__ = ["Calibration", "Reranking", "RunView", "calibrate", "load_run", "page", "rerank", "write_report"]

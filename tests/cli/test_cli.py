@@ -71,6 +71,9 @@ def test_the_shown_defaults_are_those_of_the_settings() -> None:
         ["show", "--help"],
         ["report", "-h"],
         ["dashboard", "--help"],
+        ["rerank", "--help"],
+        ["doctor", "--help"],
+        ["doctor", "--batch-size", "1"],
         ["search", "--bugdet", "3"],
         ["serach"],
         ["search", "--budget", "0"],
@@ -189,7 +192,10 @@ def test_ctrl_c_says_how_to_go_on(
 def test_a_resumed_run_keeps_its_own_settings(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
     code, _, err = run(capsys, "search", "--resume", str(run_copy), "--space", "v2", "--budget", "9", "--seed", "1")
     assert code == 2
-    assert "--space, --seed: a resumed run keeps its own settings; only --budget may be changed." in err
+    assert (
+        "--space: found v2, the run has " in err
+        and "; --seed: found 1, the run has 3. A resumed run keeps its own" in err
+    )
 
 
 def test_a_resumed_run_ends_with_its_winner_and_the_next_command(
