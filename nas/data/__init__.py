@@ -1,4 +1,4 @@
-"""Labelled images from a folder, a parquet file or the built-in subset, as packed uint8 arrays.
+"""Labelled images from folders, archives, tables, arrays or a function of yours, as packed uint8 arrays.
 
 `load` is the one entry. A source is one file in this folder that registers a `Source`; adding one edits
 nothing else. The test split of a dataset is never read here.
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nas.data._types import SOURCES, Dataset, Mask, RawDataset, RawImage, Source, Split
+from nas.data._types import SOURCES, Dataset, Mask, RawDataset, RawImage, Source, Split, one_line
 from nas.data.pack import pack_images
 from nas.data.split import stratified
 from nas.errors import DataError, UsageError
@@ -23,38 +23,55 @@ __all__ = ["BUILTIN", "SOURCES", "Dataset", "RawDataset", "RawImage", "Source", 
 BUILTIN = "fashion-mnist-subset"
 
 
-def load(source: str, *, resolution: int, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Dataset:
+def load(
+    source: str,
+    *,
+    resolution: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    skip_broken: bool = False,
+) -> Dataset:
     """Read a data source: its images, decoded once and cached, in a training and a validation split.
 
     Images are stored square at no more than 8/7 of `resolution` (up to a multiple of 8); images that are all
     square, of one size, and smaller stay as they are.
 
     Args:
-        source: `fashion-mnist-subset` (built in), or the path of a folder or file.
+        source: `fashion-mnist-subset` (built in), `fashion-mnist`, `module:function`, or the path of a folder or
+            file. `docs/data.md` lists what is understood.
         resolution: Largest input resolution of the networks, in pixels.
         seed: Fixes the validation split where the source has none of its own. Nothing else depends on it.
         progress: Called with (images decoded, all images) now and then; not called where the cache answers.
+        skip_broken: Leave out images that cannot be read, and say in a note how many and which. It is an error all
+            the same where they are more than half, or all training images of a class.
 
     Raises:
         DataError: no source understands the value, the images cannot be read or split, or the cache cannot
-            be written.
+            be written. The message is one line.
         UsageError: `resolution` is not positive.
     """
     if resolution < 1:
         raise UsageError(f"resolution: found {resolution}; a positive number of pixels is allowed. Give 32 or more.")
-    chosen = _source_of(source)
-    raw = chosen.read(source)
-    in_val, note = _split(raw, source, seed)
-    noted = replace(raw, notes=(*raw.notes, note))
-    return pack_images(
-        noted,
-        in_val,
-        path=source,
-        source_name=chosen.name,
-        resolution=resolution,
-        seed=seed,
-        progress=progress,
-    )
+    try:
+        chosen = _source_of(source)
+        raw = chosen.read(source)
+        in_val, note = _split(raw, source, seed)
+        noted = replace(raw, class_names=tuple(map(one_line, raw.class_names)), notes=(*raw.notes, note))
+        return pack_images(
+            noted,
+            in_val,
+            path=source,
+            source_name=chosen.name,
+            resolution=resolution,
+            seed=seed,
+            progress=progress,
+            skip_broken=skip_broken,
+        )
+    except DataError as error:
+        # Names of files may hold line ends, and bytes that are no text: no message may break on them.
+        if one_line(error) != str(error):
+            raise DataError(one_line(error)) from error
+        raise
 
 
 def _source_of(value: str) -> Source:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ class Split:
     """Decoded images and their labels.
 
     Args:
-        images: uint8, (N, H, W, C), H = W. May be memory-mapped (copy on write, so the file never changes).
+        images: uint8, (N, H, W, C), H = W. May be memory-mapped, and is read-only then.
         labels: int64, (N,), indices into the class names.
     """
 
@@ -78,7 +80,7 @@ class RawImage:
 
     Args:
         where: The file, or the file and row, as an error message names it.
-        open: Opens the image with Pillow. May raise anything; the caller names `where`.
+        open: Opens the image with Pillow, in any thread. May raise anything; the caller names `where`.
     """
 
     where: str
@@ -87,7 +89,7 @@ class RawImage:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """What a source knows before any image is decoded.
+    """What a source knows before any image is decoded. A `module:function` of yours may return one.
 
     Args:
         name: Short name for tables.
@@ -96,7 +98,7 @@ class RawDataset:
         in_val: bool, (N,), true for validation images; None where the source has no validation split.
         images: Starts an iteration over the N images. The order is the same each time.
         files: Relative name, size in bytes and mtime in ns of every file read: the identity of the cache
-            entry. Empty where decoding is so cheap that no cache is wanted.
+            entry, which is made again when it changes. Empty: no cache, the decoded images are held in memory.
         notes: Sentences for people about what was read, left untouched or skipped.
     """
 
@@ -116,7 +118,7 @@ class Source:
     Args:
         name: Name in the registry.
         understands: What it reads, as a phrase for error messages.
-        matches: Whether a `--data` value is one of its own. At most one source matches a value.
+        matches: Whether a `--data` value is one of its own. At most one source matches a value. Never raises.
         read: Reads labels and file names of a value that matched. Raises `DataError`.
     """
 
@@ -127,3 +129,37 @@ class Source:
 
 
 SOURCES: Registry[Source] = Registry("data source")
+
+
+def path_of(value: str) -> Path:
+    """Return a `--data` value as a path, with `~` expanded."""
+    return Path(os.path.expanduser(value))
+
+
+def unclaimed(value: str, own: str) -> bool:
+    """Return whether no source but `own` matches a value: the question of sources that take what is left."""
+    return not any(SOURCES[name].matches(value) for name in SOURCES if name != own)
+
+
+def identity(path: Path, name: str) -> tuple[str, int, int]:
+    """Return name, size and mtime of a file, as `RawDataset.files` wants them; -1 where it cannot be looked at.
+
+    That is no error yet: reading it will be, and says which image it is.
+    """
+    try:
+        seen = path.stat()
+    except OSError:
+        return name, -1, -1
+    return name, seen.st_size, seen.st_mtime_ns
+
+
+def one_line(text: object) -> str:
+    """Return text that prints on one line everywhere: control characters and undecodable bytes are escaped."""
+    plain = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in plain)
+
+
+def reason(error: BaseException) -> str:
+    """Return what an exception says, in one line without a full stop, or its kind where it says nothing."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return one_line(" ".join(said.split()).rstrip(".")) or type(error).__name__

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from nas.data._types import Pixels, RawImage
 
 GREY_MODES = ("L", "1")
+# What photographs and pictures come in. Others stay out: some plugins start programs (EPS calls Ghostscript).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+# 134 million: above the 102 megapixels of the largest cameras, and 0.4 GiB for a thread that decodes one in
+# colour. A few kilobytes of PNG can ask for much more.
+MAX_PIXELS = 2**27
+MAX_BYTES = 2**29
+
+
+class TooLargeError(ValueError):
+    """An image with more pixels, or a file with more bytes, than are decoded."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,75 @@ class Layout:
     size: int
     channels: int
     resize: bool
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image in its stored form.
+
+    Args:
+        pixels: uint8, (S, S, C).
+        enlarged: Whether the image had fewer pixels than that.
+        animated: Whether the file holds more frames or pages, of which the first was taken.
+    """
+
+    pixels: Pixels
+    enlarged: bool
+    animated: bool
+
+
+def read_image(path: Path) -> Image.Image:
+    """Open an image file, as `open_image` does its bytes."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")  # reading a pipe would wait for ever
+    with open(path, "rb") as file:
+        # Not more than there is: `read` takes memory for what it is asked for.
+        return open_image(file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1))
+
+
+def open_image(encoded: bytes) -> Image.Image:
+    """Open an encoded image. Only its header is read; its size is checked before anything is decoded.
+
+    Does what `PIL.Image.open` does, but for `FORMATS` only, and without its check of the size: that warns, once,
+    through the warnings of the process, which no thread can catch for itself.
+
+    Raises:
+        TooLargeError: more than `MAX_PIXELS` pixels or `MAX_BYTES` bytes.
+        Exception: whatever Pillow raises on a broken header.
+    """
+    if not encoded:
+        raise ValueError("the file is empty")
+    if len(encoded) > MAX_BYTES:
+        raise TooLargeError(f"more than {MAX_BYTES >> 20} MiB")
+    if not all(name in Image.OPEN for name in ("TIFF", "WEBP")):
+        Image.init()
+    for name in FORMATS:
+        if name not in Image.OPEN:
+            continue  # AVIF is not in every build of Pillow
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(encoded[:16]) is True:
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):  # as Pillow says "not mine"
+                return check_pixels(factory(io.BytesIO(encoded), ""))
+    raise ValueError(f"not an image: none of {', '.join(FORMATS)}")
+
+
+def check_pixels(opened: Image.Image) -> Image.Image:
+    """Return the image unless it is too large to decode."""
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise TooLargeError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    return opened
+
+
+@contextmanager
+def whole_images() -> Iterator[None]:
+    """Let Pillow refuse truncated images, also where other code of this process had told it to pass them."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def plan(images: Iterable[RawImage], limit: int) -> Layout:
@@ -58,18 +142,19 @@ def plan(images: Iterable[RawImage], limit: int) -> Layout:
     return Layout(size=size_px, channels=1 if grey else 3, resize=resize)
 
 
-def decode(image: RawImage, layout: Layout) -> tuple[Pixels, bool]:
+def decode(image: RawImage, layout: Layout) -> Decoded:
     """Decode one image: EXIF rotation applied, transparency put on white, centre square, resized.
 
-    Resizing is Pillow's bicubic filter, which averages over all source pixels when it shrinks.
-
-    Returns:
-        uint8, (S, S, C), and whether the image had fewer pixels than that, so was enlarged.
+    Resizing is Pillow's bicubic filter, which averages over all source pixels when it shrinks. Of an animation
+    or a file of several pages, the first is taken.
 
     Raises:
+        TooLargeError: the image has more pixels than are decoded.
         Exception: whatever Pillow raises on a broken file.
     """
     with image.open() as opened:
+        check_pixels(opened)
+        animated = bool(getattr(opened, "is_animated", False))
         enlarged = min(opened.size) < layout.size
         if layout.resize:
             # JPEG only: decode at 1/2, 1/4 or 1/8 where at least twice the wanted size is left. A large
@@ -87,7 +172,7 @@ def decode(image: RawImage, layout: Layout) -> tuple[Pixels, bool]:
                 box=(left, top, left + side, top + side),
             )
         pixels = np.asarray(picture, dtype=np.uint8).reshape(picture.height, picture.width, layout.channels)
-    return pixels, enlarged
+    return Decoded(pixels, enlarged, animated)
 
 
 def _in_mode(picture: Image.Image, mode: str) -> Image.Image:

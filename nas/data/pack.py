@@ -1,37 +1,33 @@
-"""Decode once: the images of a source as uint8 arrays, memory-mapped from a cache folder.
-
-A pack is a folder `packs/<key>/` with `train.npy`, `val.npy` and `pack.json` under `$NAS_CACHE`, or
-`~/.cache/phinas` where that is unset. It may be deleted at any time; it is made again when it is needed.
-"""
+"""Decode once: the images of a source as uint8 arrays, memory-mapped from the cache folder (`_store.py`)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
-import time
-import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
-from nas.data._types import Dataset, Labels, Mask, Pixels, RawDataset, RawImage, Split
-from nas.data.decode import Layout, decode, plan
+from nas.data import _findings
+from nas.data._findings import Broken
+from nas.data._store import FORMAT, Emit, Facts, cache_folder, make_pack, open_pack
+from nas.data._types import Dataset, Labels, Mask, Pixels, RawDataset, RawImage, Split, one_line, reason
+from nas.data.decode import Decoded, Layout, TooLargeError, decode, plan, whole_images
 from nas.errors import DataError
 
-FORMAT = 1
 CHUNK = 128
+CHUNK_BYTES = 2 << 20
 BROKEN_MAX = 5
-STALE_SECONDS = 24 * 3600.0
+DIGEST_BYTES = 16
+AHEAD = 32
 
 Progress = Callable[[int, int], None]
-Emit = Callable[[Pixels, Pixels], None]
 
 
 def pack_size(resolution: int) -> int:
@@ -40,12 +36,6 @@ def pack_size(resolution: int) -> int:
     8/7 = 256/224, the customary margin of ImageNet pipelines between stored and shown size.
     """
     return -(-resolution // 7) * 8
-
-
-def cache_folder() -> Path:
-    """Return the folder of the packs: `packs` under `$NAS_CACHE`, or under `~/.cache/phinas`."""
-    root = os.environ.get("NAS_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "phinas") / "packs"
 
 
 def pack_images(
@@ -57,6 +47,7 @@ def pack_images(
     resolution: int,
     seed: int,
     progress: Progress | None = None,
+    skip_broken: bool = False,
 ) -> Dataset:
     """Return the images of a source as a dataset, decoded now or read from the cache.
 
@@ -68,50 +59,53 @@ def pack_images(
         resolution: Largest input resolution of the networks, in pixels.
         seed: The seed of the split, for the key of the cache.
         progress: Called with (images decoded, all images) now and then while decoding.
+        skip_broken: Leave out images that cannot be decoded.
 
     Raises:
-        DataError: an image cannot be decoded, or the cache cannot be written.
+        DataError: an image cannot be decoded, too many cannot, or the cache cannot be written.
     """
     limit = pack_size(resolution)
+
+    def decode_into(layout: Layout, emit: Emit) -> Facts:
+        with whole_images():
+            return _decode_all(raw, in_val, layout, emit, path, progress, skip_broken)
+
     if not raw.files:
-        chunks: list[tuple[Pixels, Pixels]] = []
-        layout = plan(raw.images(), limit)
-        facts = _decode_all(raw, in_val, layout, lambda *pair: chunks.append(pair), progress)
-        train, val = (np.concatenate([pair[side] for pair in chunks]) for side in (0, 1))
-        return _dataset(raw, in_val, facts, train, val, resolution)
+        return _in_memory(raw, in_val, plan(_counted(raw, path), limit), decode_into, resolution)
     location = os.path.abspath(os.path.expanduser(path))
-    identity = json.dumps([FORMAT, source_name, location, raw.files, limit, seed])
+    identity = json.dumps([FORMAT, source_name, location, raw.files, limit, seed, skip_broken])
     folder = cache_folder() / hashlib.sha256(identity.encode()).hexdigest()[:24]
-    kept = _open(folder)
+    kept = open_pack(folder)
     if kept is None:
-        _write(folder, raw, in_val, plan(raw.images(), limit), progress)
-        kept = _open(folder)
-    if kept is None:
-        raise DataError(
-            f"{folder}: the packed images were written but cannot be read back; a complete pack is expected. "
-            f"Delete the folder, or set NAS_CACHE to a folder on another disk."
-        )
-    facts, train, val = kept
-    return _dataset(raw, in_val, facts, train, val, resolution)
+        layout = plan(_counted(raw, path), limit)
+        kept = make_pack(folder, raw.name, in_val, layout, partial(decode_into, layout))
+    return _dataset(raw, in_val, *kept, resolution)
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What is seen while decoding, and kept in `pack.json`."""
+def _in_memory(
+    raw: RawDataset, in_val: Mask, layout: Layout, decode_into: Callable[[Layout, Emit], Facts], resolution: int
+) -> Dataset:
+    shape = (layout.size, layout.size, layout.channels)
+    splits = [np.empty((int(mask.sum()), *shape), dtype=np.uint8) for mask in (~in_val, in_val)]
+    filled = [0, 0]
 
-    train_sha256: str
-    val_sha256: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    num_enlarged: int
+    def emit(*chunks: Pixels) -> None:
+        for side, pixels in enumerate(chunks):
+            splits[side][filled[side] : filled[side] + len(pixels)] = pixels
+            filled[side] += len(pixels)
+
+    facts = decode_into(layout, emit)
+    return _dataset(raw, in_val, facts, splits[0][: filled[0]], splits[1][: filled[1]], resolution)
 
 
-def _dataset(raw: RawDataset, in_val: Mask, facts: _Facts, train: Pixels, val: Pixels, resolution: int) -> Dataset:
-    train_labels, val_labels = raw.labels[~in_val], raw.labels[in_val]
+def _dataset(raw: RawDataset, in_val: Mask, facts: Facts, train: Pixels, val: Pixels, resolution: int) -> Dataset:
+    kept = np.ones(len(in_val), dtype=np.bool_)
+    kept[list(facts.skipped)] = False
+    train_labels, val_labels = raw.labels[kept & ~in_val], raw.labels[kept & in_val]
     size = train.shape[1]
-    notes = list(raw.notes)
+    notes = [*raw.notes, *_findings.uneven_note(raw.labels[kept], raw.class_names), *facts.notes]
     if facts.num_enlarged:
-        notes.append(f"{facts.num_enlarged} of {len(raw.labels)} images were smaller than {size} px and were enlarged.")
+        notes.append(f"{facts.num_enlarged} of {kept.sum()} images were smaller than {size} px and were enlarged.")
     if size < resolution:
         notes.append(f"All images are {size} px and are enlarged on the fly for networks of up to {resolution} px.")
     return Dataset(
@@ -122,12 +116,12 @@ def _dataset(raw: RawDataset, in_val: Mask, facts: _Facts, train: Pixels, val: P
         fingerprint=_fingerprint(facts, train.shape, train_labels, val_labels, raw.class_names),
         mean=facts.mean,
         std=facts.std,
-        notes=tuple(notes),
+        notes=tuple(one_line(note) for note in notes),
     )
 
 
 def _fingerprint(
-    facts: _Facts,
+    facts: Facts,
     shape: tuple[int, ...],
     train_labels: Labels,
     val_labels: Labels,
@@ -145,56 +139,147 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _decode_all(raw: RawDataset, in_val: Mask, layout: Layout, emit: Emit, progress: Progress | None) -> _Facts:
+def _decode_all(
+    raw: RawDataset,
+    in_val: Mask,
+    layout: Layout,
+    emit: Emit,
+    path: str,
+    progress: Progress | None,
+    skip_broken: bool,
+) -> Facts:
     """Decode every image once, in order, handing (train, val) chunks to `emit`; at most one chunk is held."""
-    total, done, num_enlarged = len(raw.labels), 0, 0
-    hashes = hashlib.sha256(), hashlib.sha256()
-    histogram = np.zeros((layout.channels, 256), dtype=np.int64)
-    broken: list[tuple[str, str]] = []
-    images = raw.images()
+    total, tally = len(raw.labels), _Tally(raw, in_val, layout.channels, path)
     # Pillow lets go of the interpreter lock while it decodes and resizes, which pays for photographs (2 cores,
     # 2,000 JPEG files of 160 px: 1.9 s against 3.4 s). Small images are mostly Python, which threads only slow
     # down (5,000 of 32 px: 1.3 s against 0.7 s), so those are decoded by the calling thread.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        decode_each = pool.map if layout.resize else map
-        while chunk := list(islice(images, CHUNK)):
-            results = list(decode_each(lambda image: _try_decode(image, layout), chunk))
-            for image, result in zip(chunk, results, strict=True):
-                if isinstance(result, str):
-                    broken.append((image.where, result))
-            if len(broken) >= BROKEN_MAX:
-                break  # enough to see that it is not one bad file
-            if not broken:
-                good = [result for result in results if not isinstance(result, str)]
-                pixels = np.stack([array for array, _ in good])
-                num_enlarged += sum(enlarged for _, enlarged in good)
-                to_val = in_val[done : done + len(chunk)]
-                train, val = pixels[~to_val], pixels[to_val]
-                emit(train, val)
-                hashes[0].update(train.tobytes())
-                hashes[1].update(val.tobytes())
-                for channel in range(layout.channels):
-                    histogram[channel] += np.bincount(train[..., channel].ravel(), minlength=256)
-            done += len(chunk)
+        images, decode_one = _counted(raw, path), partial(_try_decode, layout=layout)
+        results = _ahead(pool, decode_one, images) if layout.resize else map(decode_one, images)
+        size = max(1, min(CHUNK, CHUNK_BYTES // (layout.size**2 * layout.channels)))
+        while chunk := list(islice(results, size)):
+            chunks = tally.add(chunk)
+            if tally.is_hopeless(skip_broken):
+                break
+            if chunks is not None and (skip_broken or not tally.skipped):
+                emit(*chunks)
             if progress is not None:
-                progress(done, total)
-    if broken:
-        (first, reason), *others = broken
-        also = f" Also broken: {', '.join(where for where, _ in others[: BROKEN_MAX - 1])}." if others else ""
+                progress(tally.done, total)
+    if tally.skipped and not skip_broken:
+        raise _findings.broken_error(tally.broken, BROKEN_MAX)
+    return tally.facts()
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What became of one image: pixels with their hash, or what is wrong with it."""
+
+    where: str
+    image: Decoded | Broken
+    digest: bytes = b""
+
+
+class _Tally:
+    """What is gathered over the images of a data set while they are decoded: 16 bytes an image, and sums."""
+
+    def __init__(self, raw: RawDataset, in_val: Mask, channels: int, path: str) -> None:
+        self.raw, self.in_val, self.path = raw, in_val, path
+        self.done, self.num_enlarged, self.num_animated, self.animated = 0, 0, 0, ""
+        self.broken: list[Broken] = []
+        self.skipped: list[int] = []
+        self.hashes = hashlib.sha256(), hashlib.sha256()
+        self.histogram = np.zeros((channels, 256), dtype=np.int64)
+        self.digests = np.zeros((len(in_val), DIGEST_BYTES), dtype=np.uint8)
+
+    def add(self, chunk: list[_Result]) -> tuple[Pixels, Pixels] | None:
+        """Take the next images; return the pixels of those of training and of validation, None for no image."""
+        good: dict[int, Pixels] = {}
+        for index, result in enumerate(chunk, start=self.done):
+            image = result.image
+            if isinstance(image, Broken):
+                self.skipped.append(index)
+                self.broken += [image] if len(self.broken) < BROKEN_MAX else []
+                continue
+            good[index] = image.pixels
+            self.digests[index] = np.frombuffer(result.digest, dtype=np.uint8)
+            self.num_enlarged += image.enlarged
+            if image.animated:
+                self.num_animated += 1
+                self.animated = self.animated or _findings.below(self.path, result.where)
+        self.done += len(chunk)
+        if not good:
+            return None
+        pixels, to_val = np.stack(list(good.values())), self.in_val[list(good)]
+        train, val = pixels[~to_val], pixels[to_val]
+        self.hashes[0].update(train.tobytes())
+        self.hashes[1].update(val.tobytes())
+        for channel, counts in enumerate(self.histogram):
+            counts += np.bincount(train[..., channel].ravel(), minlength=256)
+        return train, val
+
+    def is_hopeless(self, skip_broken: bool) -> bool:
+        """Return whether there are so many broken images already that it is not one bad file."""
+        return len(self.skipped) >= BROKEN_MAX and (not skip_broken or 2 * len(self.skipped) > len(self.in_val))
+
+    def facts(self) -> Facts:
+        """Return what was seen, after the last image. Raises `DataError` where too many of them are broken."""
+        notes = []
+        if self.skipped:
+            notes.append(_findings.skipped_note(self.raw, self.in_val, self.path, self.broken, self.skipped))
+        if self.num_animated:
+            named = self.animated + (", ..." if self.num_animated > 1 else "")
+            notes.append(
+                f"The first frame or page was taken of images that hold several: {self.num_animated} ({named})."
+            )
+        notes += _findings.duplicate_notes(self.raw, self.in_val, self.digests, self.skipped, self.path)
+        train, val = (sha256.hexdigest() for sha256 in self.hashes)
+        return Facts(train, val, *_moments(self.histogram), self.num_enlarged, tuple(self.skipped), tuple(notes))
+
+
+def _counted(raw: RawDataset, path: str) -> Iterator[RawImage]:
+    """Yield the images of a source, and refuse more or fewer of them than there are labels."""
+    total, count = len(raw.labels), 0
+    try:
+        for count, image in enumerate(raw.images(), start=1):
+            if count > total:
+                break
+            yield image
+    except DataError:
+        raise
+    except Exception as error:
         raise DataError(
-            f"{first}: cannot be decoded ({reason}); every image must be readable. Repair or remove it.{also}"
-        )
-    mean, std = _moments(histogram)
-    return _Facts(hashes[0].hexdigest(), hashes[1].hexdigest(), mean, std, num_enlarged)
+            f"{path}: reading its images raised {type(error).__name__} after {count} of {total} ({reason(error)}); "
+            f"an image for each label is needed. Repair or correct what yields them."
+        ) from error
+    if count != total:
+        found = f"more than {total}" if count > total else str(count)
+        raise DataError(f"{path}: found {found} images for {total} labels; one for each is needed. Correct the source.")
 
 
-def _try_decode(image: RawImage, layout: Layout) -> tuple[Pixels, bool] | str:
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[RawImage], _Result], images: Iterable[RawImage]
+) -> Iterator[_Result]:
+    """Yield results in order while the pool works on the next few, so that few undecoded images are in memory."""
+    waiting: deque[Future[_Result]] = deque()
+    for image in images:
+        waiting.append(pool.submit(function, image))
+        if len(waiting) >= AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _try_decode(image: RawImage, layout: Layout) -> _Result:
     """Decode, or return what is wrong in words, so that one run can name several broken files."""
     try:
-        return decode(image, layout)
+        decoded = decode(image, layout)
+    except TooLargeError as error:
+        return _Result(image.where, Broken(image.where, reason(error), "Shrink"))
     except Exception as error:
         # Pillow's decoders raise many types on broken files: OSError, SyntaxError, struct.error and others.
-        return " ".join(str(error).split()) or type(error).__name__
+        opened = not (isinstance(error, OSError) and error.errno is not None)
+        return _Result(image.where, Broken(image.where, reason(error), opened=opened))
+    return _Result(image.where, decoded, hashlib.blake2b(decoded.pixels.tobytes(), digest_size=DIGEST_BYTES).digest())
 
 
 def _moments(
@@ -208,85 +293,3 @@ def _moments(
     # A constant channel (a colour that no image uses) would divide by zero: one grey level is the floor.
     std = np.maximum(np.sqrt(variance), 1 / 255)
     return tuple(float(value) for value in mean), tuple(float(value) for value in std)
-
-
-def _open(folder: Path) -> tuple[_Facts, Pixels, Pixels] | None:
-    """Read a pack, or return None where it is absent or damaged (it is then made again)."""
-    try:
-        stored = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
-        facts = _Facts(
-            train_sha256=stored["train_sha256"],
-            val_sha256=stored["val_sha256"],
-            mean=tuple(stored["mean"]),
-            std=tuple(stored["std"]),
-            num_enlarged=stored["num_enlarged"],
-        )
-        # "c" is copy on write: torch takes the arrays without a warning, and nobody can change the file.
-        return facts, np.load(folder / "train.npy", mmap_mode="c"), np.load(folder / "val.npy", mmap_mode="c")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write(folder: Path, raw: RawDataset, in_val: Mask, layout: Layout, progress: Progress | None) -> None:
-    """Make a pack beside its place and move it there in one step, so that a half pack is never seen."""
-    need = len(raw.labels) * layout.size**2 * layout.channels
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir(parents=True)
-        _remove_stale(folder.parent)
-        free = shutil.disk_usage(temporary).free
-        if free < need:
-            raise OSError(f"{free >> 20} MiB are free")
-        _write_files(temporary, raw, in_val, layout, progress)
-        _move(temporary, folder)
-    except OSError as error:
-        raise DataError(
-            f"{folder.parent}: the packed images cannot be written ({error.strerror or error}); "
-            f"{(need >> 20) + 1} MiB of writable space are needed. Make room, "
-            f"or set NAS_CACHE to another folder."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_files(folder: Path, raw: RawDataset, in_val: Mask, layout: Layout, progress: Progress | None) -> None:
-    num_val = int(in_val.sum())
-    with ExitStack() as stack:
-        # Plain writes, not a writable memory map: on a full disk a write is an OSError that can be explained,
-        # a touched page of a map is a SIGBUS that kills the process.
-        files = [stack.enter_context(open(folder / f"{name}.npy", "wb")) for name in ("train", "val")]
-        for file, count in zip(files, (len(in_val) - num_val, num_val), strict=True):
-            shape = (count, layout.size, layout.size, layout.channels)
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-        def emit(train: Pixels, val: Pixels) -> None:
-            for file, pixels in zip(files, (train, val), strict=True):
-                file.write(pixels.tobytes())
-
-        facts = _decode_all(raw, in_val, layout, emit, progress)
-        files.append(stack.enter_context(open(folder / "pack.json", "wb")))
-        files[-1].write(json.dumps({"format": FORMAT, "path_name": raw.name, **facts.__dict__}).encode())
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _move(temporary: Path, folder: Path) -> None:
-    """Put a finished pack in place; where another process was faster, keep the other one's."""
-    if folder.exists() and _open(folder) is None:
-        shutil.rmtree(folder)
-    try:
-        os.replace(temporary, folder)
-    except OSError:
-        if _open(folder) is None:
-            raise
-
-
-def _remove_stale(packs: Path) -> None:
-    """Delete what killed processes left behind a day ago or earlier."""
-    for entry in packs.glob("*.tmp-*"):
-        try:
-            if time.time() - entry.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(entry, ignore_errors=True)
-        except FileNotFoundError:
-            continue  # its own process, or another one like this, was faster

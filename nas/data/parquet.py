@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from nas.data._types import SOURCES, Labels, RawDataset, RawImage, Source
+from nas.data._columns import ROWS_AT_ONCE, Table, check_shards, read_tables, unreadable
+from nas.data._types import SOURCES, RawDataset, Source, path_of
 from nas.errors import DataError
 
-IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
-ROWS_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class _Table:
-    """One parquet file: where it is, and which of its columns hold what.
-
-    `names` are the class names of the Hugging Face metadata, or None.
-    """
-
-    path: Path
-    image: str
-    label: str
-    names: tuple[str, ...] | None
+NAME = "parquet"
 
 
 def _matches(value: str) -> bool:
-    path = Path(value).expanduser()
-    if path.is_file():
+    path = path_of(value)
+    if os.path.isfile(path):
         return path.suffix.lower() == ".parquet"
     return _folder(path) is not None
 
@@ -48,30 +28,11 @@ def _folder(path: Path) -> Path | None:
 
 
 def _read(value: str) -> RawDataset:
-    path = Path(value).expanduser()
-    one_file: tuple[list[Path], list[Path], list[str]] = [path], [], []
-    train_paths, val_paths, notes = one_file if path.is_file() else _splits(value, _folder(path) or path)
-    train = [_table(file) for file in train_paths]
-    val = [_table(file) for file in val_paths]
-    columns = [_label_column(table) for table in (*train, *val)]
-    class_names, labels = _labels(value, train[0].names, (*train, *val), columns, notes)
-    num_train = sum(len(column) for column in columns[: len(train)])
-
-    def iterate() -> Iterator[RawImage]:
-        for table in (*train, *val):
-            yield from _images(table)
-
-    return RawDataset(
-        name=path.stem if path.is_file() else path.resolve().name,
-        class_names=class_names,
-        labels=labels,
-        in_val=np.arange(len(labels)) >= num_train if val else None,
-        images=iterate,
-        files=tuple(
-            (table.path.name, table.path.stat().st_size, table.path.stat().st_mtime_ns) for table in (*train, *val)
-        ),
-        notes=tuple(notes),
-    )
+    path = path_of(value)
+    if path.is_file():
+        return read_tables(value, path.stem, [_table(path)], [], [])
+    train, val, notes = _splits(value, _folder(path) or path)
+    return read_tables(value, path.resolve().name, [_table(f) for f in train], [_table(f) for f in val], notes)
 
 
 def _splits(value: str, folder: Path) -> tuple[list[Path], list[Path], list[str]]:
@@ -85,7 +46,7 @@ def _splits(value: str, folder: Path) -> tuple[list[Path], list[Path], list[str]
             f"Rename the training files, or give one file instead of the folder."
         )
     for split in (train, val):
-        _check_shards(value, split)
+        check_shards(value, [file.name for file in split])
     notes = []
     for file in files:
         if file.name.lower().startswith("test"):
@@ -95,151 +56,30 @@ def _splits(value: str, folder: Path) -> tuple[list[Path], list[Path], list[str]
     return train, val, notes
 
 
-def _check_shards(value: str, files: Sequence[Path]) -> None:
-    """Refuse a split of which a part is missing, as the names `train-00000-of-00002.parquet` tell."""
-    parts = [re.search(r"-(\d+)-of-(\d+)", file.name) for file in files]
-    present = {int(part.group(1)) for part in parts if part}
-    total = max((int(part.group(2)) for part in parts if part), default=0)
-    missing = sorted(set(range(total)) - present)
-    if missing:
-        raise DataError(
-            f"{value}: part {missing[0]} of {total} is missing beside {files[0].name}; all parts are needed. "
-            f"Download it, or give one file instead of the folder."
-        )
-
-
-def _open(path: Path) -> Any:
+def _table(path: Path) -> Table:
+    import pyarrow as pa
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(
-            f"{path}: cannot be read as parquet ({_one_line(error)}); a parquet file of images is expected. "
-            f"Download or write it again."
-        ) from error
+        with pyarrow.parquet.ParquetFile(path) as file:
+            return Table(path, "parquet", file.schema_arrow, partial(_batches, path))
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, "parquet", error) from error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+def _batches(path: Path, column: str) -> Iterator[Any]:
+    import pyarrow.parquet
 
-
-def _table(path: Path) -> _Table:
-    """Find the columns of a file by name and type."""
-    import pyarrow as pa
-
-    with _open(path) as file:
-        schema = file.schema_arrow
-    found = ", ".join(f"{field.name} ({field.type})" for field in schema) or "no column"
-    columns = []
-    for what, names in (("image", IMAGE_COLUMNS), ("label", LABEL_COLUMNS)):
-        present = [name for name in names if name in schema.names]
-        if not present:
-            raise DataError(
-                f"{path}: found no {what} column among {found}; it may be called {' or '.join(names)}. "
-                f"Rename the column."
-            )
-        columns.append(present[0])
-    image, label = columns
-    kind = schema.field(image).type
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
-        raise DataError(
-            f"{path}: column {image!r} is {kind}; a struct with a field 'bytes' (an encoded image) is "
-            f"expected. Save the data set with the Hugging Face `datasets` library, column type Image."
-        )
-    return _Table(path, image, label, _class_names(schema.metadata, label))
-
-
-def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
-    """Return the class names that Hugging Face stores in the schema, or None where there are none."""
-    try:
-        stored = json.loads((metadata or {})[b"huggingface"])
-        return tuple(str(name) for name in stored["info"]["features"][label]["names"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _label_column(table: _Table) -> list[Any]:
-    """Read the labels of a file: whole numbers, or text."""
-    import pyarrow as pa
-
-    with _open(table.path) as file:
-        column = file.read(columns=[table.label]).column(table.label)
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(
-            f"{table.path}: column {table.label!r} is {kind}; whole numbers or text are allowed. Convert the column."
-        )
-    values: list[Any] = column.to_pylist()
-    if None in values:
-        raise DataError(
-            f"{table.path}: row {values.index(None)} has no label; every row needs one. Remove the row or label it."
-        )
-    return values
-
-
-def _labels(
-    value: str,
-    names: tuple[str, ...] | None,
-    tables: Sequence[_Table],
-    columns: Sequence[list[Any]],
-    notes: list[str],
-) -> tuple[tuple[str, ...], Labels]:
-    """Turn the label columns of all files into class names and indices, without the unused classes."""
-    kinds = {type(label) for column in columns for label in column}
-    if len(kinds) > 1:
-        raise DataError(
-            f"{value}: some files have labels in numbers, others in text; one kind is allowed. Convert one."
-        )
-    by_number = kinds == {int} and names is not None
-    if by_number and names is not None:
-        for table, column in zip(tables, columns, strict=True):
-            for row, label in enumerate(column):
-                if not 0 <= label < len(names):
-                    raise DataError(
-                        f"{table.path}: row {row} has label {label}; 0 to {len(names) - 1} are allowed "
-                        f"({len(names)} class names in the file). Remove the row or correct its label."
-                    )
-    used = sorted({label for column in columns for label in column})
-    index = {label: position for position, label in enumerate(used)}
-    labels = np.array([index[label] for column in columns for label in column], dtype=np.int64)
-    if not by_number or names is None:
-        return tuple(str(label) for label in used), labels
-    absent = [name for number, name in enumerate(names) if number not in index]
-    if absent:
-        notes.append(f"{len(absent)} class names of the file have no image and were left out ({absent[0]}, ...).")
-    return tuple(names[label] for label in used), labels
-
-
-def _images(table: _Table) -> Iterator[RawImage]:
-    """Yield the images of a file in the order of its rows; a few hundred rows are in memory at a time."""
-    import pyarrow
-
-    row = 0
-    with _open(table.path) as file:
-        try:
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[table.image]):
-                for cell in batch.column(0).to_pylist():
-                    yield RawImage(f"{table.path}: row {row}", partial(_open_cell, cell))
-                    row += 1
-        except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(
-                f"{table.path}: cannot be read after row {row} ({_one_line(error)}); a whole file is "
-                f"expected. Download or write it again."
-            ) from error
-
-
-def _open_cell(cell: dict[str, Any] | None) -> Image.Image:
-    encoded = (cell or {}).get("bytes")
-    if not encoded:
-        raise ValueError("the row has no image bytes")
-    return Image.open(io.BytesIO(encoded))
+    # With a buffer, a page is in memory at a time; without one, all of a column in a row group.
+    with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[column]):
+            yield batch.column(0)
 
 
 SOURCES.register(
-    "parquet",
+    NAME,
     Source(
-        name="parquet",
+        name=NAME,
         understands="a .parquet file, or a folder with train*.parquet (Hugging Face layout)",
         matches=_matches,
         read=_read,

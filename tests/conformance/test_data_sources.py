@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +67,103 @@ def parquet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
     return Sample(str(file), lambda: write(3), r"photos\.parquet: row 3:")
 
 
-MAKERS = {"fashion-mnist-subset": built_in, "image-folder": image_folder, "parquet": parquet}
+def image_archive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
+    file = folder / "photos.zip"
+
+    def write(broken_row: int) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for row in range(NUM_IMAGES):
+                content = png(row)[: 60 if row == broken_row else None]
+                archive.writestr(f"photos/{'ab'[row % 2]}/{row:02}.png", content)
+
+    write(-1)
+    return Sample(str(file), lambda: write(3), r"photos\.zip: photos/b/03\.png:")
+
+
+def arrow_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
+    import pyarrow as pa
+
+    root = folder / "photos"
+    data = root / "train" / "data-00000-of-00001.arrow"
+    data.parent.mkdir(parents=True)
+    (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
+    (root / "train" / "state.json").write_text(json.dumps({"_data_files": [{"filename": data.name}]}))
+    features = {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}
+    (root / "train" / "dataset_info.json").write_text(json.dumps({"features": features}))
+
+    def write(broken_row: int) -> None:
+        cells = [{"bytes": png(row)[: 60 if row == broken_row else None]} for row in range(NUM_IMAGES)]
+        table = pa.table({"image": cells, "label": [row % 2 for row in range(NUM_IMAGES)]})
+        with pa.OSFile(str(data), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+
+    write(-1)
+    return Sample(str(root), lambda: write(3), r"data-00000-of-00001\.arrow: row 3:")
+
+
+def arrays() -> dict[str, np.ndarray]:
+    images = np.random.RandomState(0).randint(0, 256, (NUM_IMAGES, 8, 8, 3), dtype=np.uint8)
+    return {"images": images, "labels": np.arange(NUM_IMAGES) % 2}
+
+
+def npz(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
+    file = folder / "photos.npz"
+    np.savez(file, **arrays())
+
+    def damage() -> None:
+        content = bytearray(file.read_bytes())
+        content[1000] ^= 1
+        file.write_bytes(content)
+
+    return Sample(str(file), damage, r"photos\.npz: cannot be read")
+
+
+def idx(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
+    root = folder / "digits"
+    root.mkdir()
+    images = root / "train-images-idx3-ubyte"
+    header = bytes([0, 0, 8, 3]) + b"".join(length.to_bytes(4, "big") for length in (NUM_IMAGES, 8, 8))
+    images.write_bytes(header + arrays()["images"][..., 0].tobytes())
+    labels = arrays()["labels"].astype(np.uint8).tobytes()
+    (root / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + NUM_IMAGES.to_bytes(4, "big") + labels)
+    return Sample(str(root), lambda: images.write_bytes(images.read_bytes()[:-1]) and None, "train-images-idx3-ubyte")
+
+
+def cifar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
+    root = folder / "cifar-10-batches-py"
+    root.mkdir()
+    (root / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"cat", b"dog"]}, protocol=2))
+    for number in range(1, 6):
+        pixels = np.random.RandomState(number).randint(0, 256, (8, 3072), dtype=np.uint8)
+        content = pickle.dumps({b"data": pixels, b"labels": [0, 1] * 4}, protocol=2)
+        (root / f"data_batch_{number}").write_bytes(content)
+    second = root / "data_batch_2"
+    return Sample(str(root), lambda: second.write_bytes(second.read_bytes()[:-50]) and None, "data_batch_2")
+
+
+def python_callable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
+    name = f"conformance_{folder.name}".replace("-", "_")
+    images = folder / "images.npy"
+    np.save(images, arrays()["images"])
+    (folder / f"{name}.py").write_text(
+        "import numpy\n\ndef photos():\n"
+        f"    images = numpy.load({str(images)!r})\n    return images, numpy.arange(len(images)) % 2\n"
+    )
+    monkeypatch.chdir(folder)
+    return Sample(f"{name}:photos", images.unlink, rf"{name}:photos: raised FileNotFoundError")
+
+
+MAKERS = {
+    "arrow-folder": arrow_folder,
+    "cifar": cifar,
+    "fashion-mnist-subset": built_in,
+    "idx": idx,
+    "image-archive": image_archive,
+    "image-folder": image_folder,
+    "npz": npz,
+    "parquet": parquet,
+    "python-callable": python_callable,
+}
 
 
 @pytest.fixture(params=list(SOURCES))

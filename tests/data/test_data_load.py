@@ -35,7 +35,17 @@ def test_resolution_must_be_positive() -> None:
 
 
 def test_sources_are_registered() -> None:
-    assert list(SOURCES) == ["fashion-mnist-subset", "image-folder", "parquet"]
+    assert list(SOURCES) == [
+        "arrow-folder",
+        "cifar",
+        "fashion-mnist-subset",
+        "idx",
+        "image-archive",
+        "image-folder",
+        "npz",
+        "parquet",
+        "python-callable",
+    ]
 
 
 @pytest.mark.parametrize(("resolution", "size"), [(224, 256), (32, 40), (28, 32), (128, 152), (1, 8)])

@@ -7,15 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from data_samples import picture, write_classes
 
-from nas.data import load, pack
+from nas.data import _store, load, pack
 from nas.errors import DataError
 
 
@@ -48,15 +46,12 @@ def test_the_second_load_decodes_nothing(photos: Path, cache: Path, monkeypatch:
     assert np.array_equal(first.val.labels, second.val.labels)
 
 
-def test_arrays_are_mapped_writable_for_torch_and_leave_the_file_alone(photos: Path) -> None:
+def test_arrays_are_mapped_read_only(photos: Path) -> None:
+    """A file larger than memory cannot be mapped in another way, and nobody can change the pack by accident."""
     data = load(str(photos), resolution=32)
     assert isinstance(data.train.images, np.memmap)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tensor = torch.from_numpy(data.train.images)
-    before = tensor.clone()
-    tensor += 1
-    assert torch.equal(torch.from_numpy(load(str(photos), resolution=32).train.images), before)
+    with pytest.raises(ValueError, match="read-only"):
+        data.train.images[0] = 0
 
 
 def test_the_fingerprint_is_of_the_content(photos: Path, tmp_path: Path) -> None:
@@ -152,7 +147,7 @@ def test_a_cache_that_cannot_be_written(photos: Path, cache: Path) -> None:
 
 def test_a_full_disk(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(photos)._replace(free=100)
-    monkeypatch.setattr(pack.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(_store.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"cannot be written \(0 MiB are free\); 1 MiB .* set NAS_CACHE"):
         load(str(photos), resolution=32)
     assert packs(cache) == []
@@ -161,4 +156,47 @@ def test_a_full_disk(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_cache_is_below_home_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NAS_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert pack.cache_folder() == tmp_path / ".cache" / "phinas" / "packs"
+    assert _store.cache_folder() == tmp_path / ".cache" / "phinas" / "packs"
+
+
+def test_packs_that_nobody_opens_are_removed(photos: Path, tmp_path: Path, cache: Path) -> None:
+    def aged(folder: Path) -> None:
+        os.utime(folder / "pack.json", (0, time.time() - 61 * 24 * 3600))
+
+    load(str(photos), resolution=32)
+    (unused,) = packs(cache)
+    data = load(str(photos), resolution=16, seed=1)
+    (used,) = set(packs(cache)) - {unused}
+    before = data.train.images.copy()
+    aged(unused)
+    aged(used)
+    load(str(photos), resolution=16, seed=1)  # opens it, so it is not old any more
+    load(str(photos), resolution=64, seed=2)
+    assert unused not in packs(cache)
+    assert used in packs(cache)
+    assert len(packs(cache)) == 2
+    # One that is removed under a process that has it mapped stays readable there.
+    aged(used)
+    load(str(photos), resolution=64, seed=3)
+    assert used not in packs(cache)
+    assert np.array_equal(data.train.images, before)
+
+
+def test_a_cache_that_is_read_only_still_answers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    before = load(str(photos), resolution=32)
+    monkeypatch.setattr(_store.os, "utime", refuse)
+    no_decoding(monkeypatch)
+    assert load(str(photos), resolution=32).fingerprint == before.fingerprint
+
+
+def test_a_full_disk_while_writing_leaves_nothing(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_store, "_write_header", full)
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)"):
+        load(str(photos), resolution=32)
+    assert packs(cache) == []

@@ -166,7 +166,7 @@ def fails(root: Path, *parts: str) -> None:
 def test_no_class_folder(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     picture(0).save(tmp_path / "photos" / "a.png")
-    fails(tmp_path / "photos", "photos: found no class folder", "<folder>/<class>", "folder of its own")
+    fails(tmp_path / "photos", "photos: found no class folder", "<class>/", "folder of its own")
 
 
 def test_a_class_without_images_is_named(tmp_path: Path) -> None:
@@ -215,3 +215,41 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
     root = write_classes(tmp_path / "photos", {"cat": 3, "dog": 3})
     (root / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     fails(root, r"cat/gone\.png: cannot be opened")
+
+
+def test_the_fingerprint_of_a_folder_stays_what_it_was(tmp_path: Path) -> None:
+    # Made before archives were understood: names, order, split and pixels of a plain folder do not move.
+    root = write_classes(tmp_path / "photos", {"cat": 20, "dog": 20}, size=(40, 30))
+    assert load(str(root), resolution=16).fingerprint == "09dbc8d3b14ced52"
+
+
+@pytest.mark.parametrize("outer", ["pets", "pets/inner"])
+def test_folders_that_wrap_others_are_passed(tmp_path: Path, outer: str) -> None:
+    write_classes(tmp_path / "photos" / outer / "Train", {"cat": 4, "dog": 4})
+    write_classes(tmp_path / "photos" / outer / "Validation", {"cat": 1, "dog": 1}, first_seed=60)
+    (tmp_path / "photos" / "README.md").write_text("photographs")
+    (tmp_path / "photos" / "__MACOSX").mkdir()
+    data = load(str(tmp_path / "photos"), resolution=32)
+    assert (data.name, len(data.train), len(data.val)) == ("photos", 8, 2)
+
+
+def test_a_test_folder_is_not_even_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path / "photos" / "train", {"cat": 4, "dog": 4})
+    (tmp_path / "photos" / "test" / "cat").mkdir(parents=True)
+    listed: list[str] = []
+    iterdir = Path.iterdir
+
+    def watched(folder: Path) -> object:
+        listed.append(folder.name)
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", watched)
+    load(str(tmp_path / "photos"), resolution=32)
+    assert "train" in listed
+    assert "test" not in listed
+
+
+def test_a_link_to_the_folder_itself_ends(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "again").symlink_to(tmp_path / "photos")
+    fails(tmp_path / "photos", "photos/again")
