@@ -157,10 +157,26 @@ def section_out_of_memory(setting: Setting) -> dict[str, Any]:
     return {"passed": passed, "large": first.outcome, "then_small": second.outcome, "reason": first.reason}
 
 
+def section_engines(setting: Setting) -> dict[str, Any]:
+    """Two workers on one device against one process: the same networks in turns, and whether any timing was shared."""
+    name = str(setting.device)
+    devices = "cpu:2" if setting.small else f"{name},{name}"
+    with tempfile.TemporaryDirectory() as temp:
+        command = [sys.executable, "-m", "benchmarks.engines", "--devices", devices, "--out", temp, "--rounds", "2"]
+        command += ["--networks", "2" if setting.small else "6", "--max-params", "100e3"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400 if setting.small else 110)
+        if done.returncode:
+            return {"passed": False, "tail": (done.stdout + done.stderr).splitlines()[-6:]}
+        found = stored(next(Path(temp).glob("*/engines.json")))
+    alone = all(row[side]["timings_shared"] == 0 for row in found["rounds"] for side in ("inline", "local"))
+    return {"passed": alone, "local_over_inline": found["ratio"], "rounds": found["rounds"]}
+
+
 SECTIONS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "tests": section_tests,
     "step_time": section_step_time,
     "search": section_search,
+    "engines": section_engines,
     "host_bound": section_host_bound,
     "layout": section_layout,
     "precision": section_precision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from nas.cost.step_time import SEARCH, step_times
 from nas.data import Dataset
+from nas.engine import InlineEngine, Job, checkpoints
 from nas.evaluate import Evaluator, describe_device, pick_device
 from nas.space import Limit
 from nas.spec import ArchSpec, scaled
@@ -56,7 +58,7 @@ def test_the_peak_of_memory_is_measured_and_grows_with_the_network(
 ) -> None:
     mine = evaluator(tiny_data, tiny_spec, cuda)
     wide = scaled(tiny_spec, width=8)
-    small, large = (mine.measure(spec, SEARCH)["peak_memory_mib"] for spec in (tiny_spec, wide))
+    small, large = (mine.run_phase(spec, 0, None, seed=0).measurements["peak_memory_mib"] for spec in (tiny_spec, wide))
     assert small.unit == "MiB" and 0 < small.value < large.value
     limited = evaluator(tiny_data, tiny_spec, cuda, Limit("peak_memory_mib", max=large.value / 2))
     result = limited.run_phase(wide, 0, None, seed=0)
@@ -156,3 +158,33 @@ def test_the_device_is_described(cuda: torch.device) -> None:
     found = describe_device(cuda)
     assert found["type"] == "cuda" and found["name"] and found["memory_mib"] > 1000
     assert found["precision"] == "bfloat16 autocast"
+
+
+def test_a_training_continues_from_its_checkpoint(
+    tiny_spec: ArchSpec, tiny_data: Dataset, cuda: torch.device, tmp_path: Path
+) -> None:
+    """Weights, buffers and the optimiser's state, on the device; convolutions there are not reproducible to the bit."""
+    for phase in (0, 1):
+        engine = InlineEngine(evaluator(tiny_data, tiny_spec, cuda), tmp_path)
+        engine.submit(Job(tiny_spec, phase, 0))
+        assert engine.next()[1].outcome == "ok"
+    results, stored = checkpoints.load(tmp_path, Job(tiny_spec, 0, 0).key)
+    assert [result.phase for result in results] == [0, 1] and stored is not None
+    state = evaluator(tiny_data, tiny_spec, cuda).restore(tiny_spec, 0, stored)
+    assert {p.device for p in state.network.parameters()} == {cuda}
+    moments = [value for item in state.optimizer.state.values() for value in item.values()]
+    assert moments and {value.device for value in moments} == {cuda}
+    engine = InlineEngine(evaluator(tiny_data, tiny_spec, cuda), tmp_path)
+    engine.submit(Job(tiny_spec, 2, 0))
+    assert engine.next()[1].outcome == "ok"
+
+
+def test_images_that_would_fill_the_device_stay_on_the_host(
+    tiny_data: Dataset, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = loop.to_device(tiny_data, RECIPE, cuda).train_images
+    monkeypatch.setattr(loop, "DEVICE_SHARE", 0.0)
+    far = loop.to_device(tiny_data, replace(RECIPE, train_images=40), cuda).train_images
+    assert (near.pixels.device, far.pixels.device.type) == (cuda, "cpu")
+    index = torch.tensor([3, 1, 2], device=cuda)
+    assert far[index].device == cuda and far[index].shape == near[index].shape

@@ -19,7 +19,7 @@ def test_a_bug_is_seen_again_and_a_mended_one_is_not(run_copy: Path, monkeypatch
         raise ZeroDivisionError("in the block")
 
     monkeypatch.setattr(loop, "train_phase", fails)
-    with pytest.raises(TrialBug, match="trial .*, phase 1: the program failed") as raised:
+    with pytest.raises(TrialBug, match=r"trial .*, phase 1: the program failed") as raised:
         resume(run_copy, budget=4)
     (bug,) = run_copy.glob("bug-*.yaml")
     assert f"nas debug {bug}" in str(raised.value)

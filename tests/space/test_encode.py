@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nas import catalog
 from nas.errors import SpaceError
@@ -85,11 +86,11 @@ def test_a_network_with_other_stages_is_not_in_the_space() -> None:
 
 
 def test_too_many_combinations_are_refused_instead_of_tried(tmp_path: Path) -> None:
-    many = "[" + ", ".join(str(8 * n) for n in range(1, 700)) + "]"
-    (tmp_path / "wide.yaml").write_text(
-        f"name: wide\nresolution: 32\nstem: {{block: conv, kernel_size: 3, stride: 2, out_channels: 8}}\nstages: [{{block: mbconv, "
-        f"kernel_size: [3, 5], expand_ratio: {[n / 8 for n in range(8, 208)]}, out_channels: {many}, stride: 2}}]\nhead: {{dropout: 0.1}}\n"
-    )
+    stage = {"block": "mbconv", "kernel_size": [3, 5], "stride": 2}
+    stage |= {"expand_ratio": [n / 8 for n in range(8, 208)], "out_channels": [8 * n for n in range(1, 700)]}
+    stem = {"block": "conv", "kernel_size": 3, "stride": 2, "out_channels": 8}
+    content = {"name": "wide", "resolution": 32, "stem": stem, "stages": [stage], "head": {"dropout": 0.1}}
+    (tmp_path / "wide.yaml").write_text(yaml.safe_dump(content))
     space = catalog.load_space(tmp_path / "wide.yaml")
     with pytest.raises(SpaceError, match=r"s1\.kernel_size: one of more than 200000 combinations"):
         encode(space, decode(space, random_choose(random.Random(0))))
