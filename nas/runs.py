@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nas.errors import RunError
 
@@ -217,41 +217,28 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole, as `write_text` does.
 
     Raises:
         RunError: as there.
     """
-    with writing(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of the old one, whole and on the disk, when the body has ended without an error.
-
-    Raises:
-        RunError: it cannot be written (a full disk, a read-only folder); the old file is as it was.
-    """
     handle = None
     try:
         descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY)
         with os.fdopen(descriptor, "wb") as file:
-            yield file
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(handle, 0o644)
         os.replace(handle, path)
-        handle = None
     except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror or error}). Free space or make the folder writable; "
-            "then continue with --resume."
-        ) from None
-    finally:
         if handle is not None:
             Path(handle).unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}). Free space or make the folder writable; "
+            "then continue with --resume."
+        ) from None
 
 
 def write_json(path: Path, content: Any) -> None:

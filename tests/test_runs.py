@@ -149,7 +149,9 @@ def test_each_changed_condition_is_named(tmp_path: Path, key: str) -> None:
     run = made_run(None, "search", "a", FACTS, out=tmp_path)
     with pytest.raises(RunError, match=rf'cannot be continued.* {key}: the run has .*, now "other"\. Start a new run'):
         first, _, rest = key.partition(".")
-        runs.check_same(runs.open_run(run.folder), FACTS | {first: {**FACTS[first], rest: "other"} if rest else "other"})
+        runs.check_same(
+            runs.open_run(run.folder), FACTS | {first: {**FACTS[first], rest: "other"} if rest else "other"}
+        )
 
 
 def test_all_changes_are_named_at_once(tmp_path: Path) -> None:

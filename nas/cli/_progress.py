@@ -36,6 +36,7 @@ class SearchProgress(Watcher):
             TextColumn("{task.fields[eta]}", markup=False),
             console=self._console,
             transient=True,
+            disable=not self._console.is_terminal,  # in a log a bar is only empty lines
         )
         self._task = self._bar.add_task("preparing", total=None, eta="")
         self._best = 0.0

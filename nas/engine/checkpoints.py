@@ -7,6 +7,7 @@ written whole or not at all, and it is what makes a phase count as done.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from nas.errors import RunError
 from nas.evaluate import PhaseResult, from_document
-from nas.runs import writing
+from nas.runs import write_bytes
 
 FOLDER = "checkpoints"
 
@@ -48,8 +49,9 @@ def save(folder: Path, key: str, results: Sequence[PhaseResult], state: Mapping[
         RunError: it cannot be written; the one of the phase before is as it was.
     """
     content = {"results": json.dumps([result.document() for result in results]), "state": state}
-    with writing(path_of(folder, key)) as file:
-        torch.save(content, file)
+    buffer = io.BytesIO()  # torch's own writer answers a full disk with an error that names no disk
+    torch.save(content, buffer)
+    write_bytes(path_of(folder, key), buffer.getbuffer())
 
 
 def load(folder: Path, key: str) -> tuple[tuple[PhaseResult, ...], dict[str, Any] | None]:

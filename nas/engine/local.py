@@ -53,9 +53,6 @@ class LocalEngine:
         threads: CPU threads of each worker.
         checkpoints: Folder of the checkpoints; without one, a worker that dies takes the trainings on it along.
         say: Called with a sentence when a worker was replaced.
-
-    Raises:
-        NasError: of the kind that a worker met when it started.
     """
 
     def __init__(
@@ -68,22 +65,19 @@ class LocalEngine:
         say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.slots = len(devices)
+        self._devices = tuple(devices)
         self._start, self._threads, self._folder, self._say = start, threads, checkpoints, say
         self._queue: list[Job] = []
         self._answers: list[tuple[Job, PhaseResult]] = []
         self._deaths: dict[tuple[str, int], int] = {}
         self._unborn = 0
         self._members: list[_Member] = []
-        try:
-            for device in devices:
-                self._members.append(self._hire(device))
-        except BaseException:
-            self.close()
-            raise
 
     def submit(self, job: Job) -> None:
-        """Queue a phase, and hand it to its worker if that is free."""
+        """Queue a phase, and hand it to its worker if that is free. The first one starts the workers."""
         self._queue.append(job)
+        while len(self._members) < self.slots:
+            self._members.append(self._hire(self._devices[len(self._members)]))
         self._hand_out()
 
     def next(self) -> tuple[Job, PhaseResult]:

@@ -56,13 +56,12 @@ for they learn nothing from a pruned trial (GP, NSGA-II) or are sure of what the
 
 @dataclass
 class _Flight:
-    """A trial in flight. `reported` are the phases whose rewards the study knows already."""
+    """A trial in flight."""
 
     trial: Trial
     spec: ArchSpec
     record: TrialRecord
     key: str
-    reported: frozenset[int] = frozenset()
     accuracies: list[float] = field(default_factory=list)
 
 
@@ -97,7 +96,7 @@ def run_loop(
     folder = run.path(checkpoints.FOLDER)
     idle = 0
 
-    def begin(trial: Trial, reported: frozenset[int] = frozenset()) -> None:
+    def begin(trial: Trial) -> None:
         """Send a trial on its way, or answer it at once."""
         spec = decode(
             terms.space,
@@ -107,7 +106,7 @@ def run_loop(
         )
         record = TrialRecord(trial.number, "", spec.arch_hash, summary(spec), params=dict(trial.params))
         key = Job(spec, 0, terms.seed).key
-        flight = _Flight(trial, spec, record, key, reported)
+        flight = _Flight(trial, spec, record, key)
         rules = forbidden(terms.space, spec)
         if record.arch_hash in memory:
             first = memory[record.arch_hash]
@@ -130,7 +129,7 @@ def run_loop(
     def take(flight: _Flight, result: PhaseResult) -> None:
         """Add a phase's result to its trial."""
         flight.record = _with_result(flight, result, terms.reward)
-        if result.training is not None and result.phase not in flight.reported:
+        if result.training is not None:
             assert flight.record.reward is not None
             flight.trial.report(flight.record.reward, step=result.phase)
 
@@ -166,8 +165,8 @@ def run_loop(
         """Keep the checkpoints of trials in flight and of the best; delete the others."""
         checkpoints.keep_only(folder, {*flights, *_best_keys(found, terms)}, seeds=[terms.seed])
 
-    for trial, reported in interrupted(study, domains):
-        begin(trial, reported)
+    for trial in interrupted(study, domains):
+        begin(trial)
     sweep()
     while True:
         spent = sum(record.costs_budget for record in found)

@@ -96,6 +96,8 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     config.limits()
     space = catalog.load_space(config.space)
     begin.check_enqueue(space, config.enqueue)
+    if config.warm_start is not None:
+        reopened(config.warm_start)
     recipe = load_recipe(config.recipe or space.recipe)
     return _run(config, space, recipe, None, watcher or Watcher())
 

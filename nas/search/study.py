@@ -34,6 +34,8 @@ def open_study(folder: Path, name: str, *, sampler: str, pruner: str, seed: int)
     make, prune = SAMPLERS[sampler], PRUNERS[pruner]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    # A trial that is continued says again what it has said before; the study keeps the first word.
+    warnings.filterwarnings("ignore", message="The (constraint|reported) value is ignored")
     try:
         study = optuna.create_study(
             storage=storage_url(folder), study_name=name, direction="maximize", load_if_exists=True, pruner=prune()
@@ -77,10 +79,8 @@ def records(study: optuna.Study) -> list[TrialRecord]:
     return [record for record in found if record is not None]
 
 
-def interrupted(study: optuna.Study, choices: Iterable[str]) -> list[tuple[optuna.Trial, frozenset[int]]]:
-    """Return the trials that were in flight when the run ended last, with the phases that they have reported.
-
-    They are continued under their own numbers.
+def interrupted(study: optuna.Study, choices: Iterable[str]) -> list[optuna.Trial]:
+    """Return the trials that were in flight when the run ended last, to be continued under their own numbers.
 
     A trial that was cut off while its choices were being made has measured nothing: it is closed as failed, which samplers
     pass over.
@@ -91,7 +91,7 @@ def interrupted(study: optuna.Study, choices: Iterable[str]) -> list[tuple[optun
     found = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if set(trial.params) == set(choices):
-            found.append((optuna.Trial(study, trial._trial_id), frozenset(trial.intermediate_values)))
+            found.append(optuna.Trial(study, trial._trial_id))
         else:
             study.tell(trial.number, state=TrialState.FAIL)
     return found

@@ -49,9 +49,12 @@ def gone(found: set[int], seconds: float = 15) -> bool:
         ("bug", r"its worker failed to start \(ZeroDivisionError\('boom'\)\)"),
     ],
 )
-def test_a_worker_that_cannot_start_ends_the_search_with_the_reason(tmp_path: Path, how: str, error: str) -> None:
+def test_a_worker_that_cannot_start_ends_the_search_with_the_reason(
+    tmp_path: Path, tiny_spec: ArchSpec, how: str, error: str
+) -> None:
     engine = LocalEngine(Stillborn(how), [CPU], threads=1, checkpoints=tmp_path)
     try:
+        engine.submit(Job(tiny_spec, 0, 0))
         with pytest.raises(DeviceError, match=error):
             engine.next()
     finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -185,3 +188,26 @@ def test_a_damaged_checkpoint_is_named(search: Search) -> None:
     again = StubEvaluator()
     assert len(kinds(search.go(again, 1), "trained")) == 1
     assert [phase for _, phase in again.log] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("room", [0, 500, 1400, 2000])
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_is_named(
+    search: Search, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """At any byte, also within the part that torch writes."""
+    real = os.fdopen
+
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            if self.tell() + len(content) > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", lambda descriptor, mode: os.close(descriptor) or Full())
+        with pytest.raises(
+            RunError, match=r"checkpoints/.*\.pt: cannot be written \(No space left on device\).*--resume"
+        ):
+            search.go(StubEvaluator(), 1)
+    assert os.fdopen is real and not list(search.folder.rglob("*.tmp"))
+    assert len(kinds(search.go(StubEvaluator(), 1), "trained")) == 1
