@@ -26,7 +26,7 @@ from nas import catalog
 from nas.cost import count
 from nas.engine import Engine, InlineEngine, Job, LocalEngine
 from nas.evaluate import pick_devices
-from nas.search import SearchConfig
+from nas.search.config import SearchConfig
 from nas.search.session import setup_of
 from nas.space import SearchSpace, decode, forbidden, random_choose
 from nas.spec import ArchSpec
@@ -58,7 +58,7 @@ def evaluate(engine: Engine, specs: list[ArchSpec], num_phases: int) -> tuple[fl
     while flying:
         job, result = engine.next()
         assert result.outcome == "ok", result
-        spans.append((job.phase, result.lane))
+        spans += [(job.phase, span) for span in result.lane]
         if job.phase < num_phases:
             engine.submit(Job(job.spec, job.phase + 1, 0))
             continue
@@ -105,8 +105,8 @@ def main() -> None:
     }
     rounds: list[dict[str, Any]] = []
     try:
-        for engine in sides.values():  # the first phase of a side pays for its start
-            evaluate(engine, specs[:1], 0)
+        for engine in sides.values():  # all workers of a side have started before the clock does
+            evaluate(engine, specs[: engine.slots], 0)
         for number in range(setting.rounds):
             row: dict[str, Any] = {}
             for name in sorted(sides, reverse=bool(number % 2)):  # who goes first changes from round to round

@@ -45,6 +45,9 @@ class SpaceError(NasError):
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type[SpaceError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
 
 class DataError(NasError):
     """Images that cannot be read, or cannot be used for a search."""

@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
 from nas.data import Dataset, Split
 from nas.data import load as load_data
 from nas.errors import DataError, DeviceError, MeasurementError, UsageError
-from nas.lane import lane
+from nas.lane import Lane, lane
 from nas.objective import slacks
 from nas.space import Limit
 from nas.spec import ArchSpec
@@ -36,6 +37,8 @@ from nas.train.recipes import RECIPES, Recipe
 from nas.train.schedule import Phase, phases
 
 Outcome = Literal["ok", "infeasible", "out_of_memory", "diverged", "timeout", "worker_died"]
+
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class PhaseResult:
         slacks: How far each limited cost is beyond its limit, as a share of it.
         training: What training showed; None in phase 0.
         seconds: Wall time of the phase.
-        lane: When the device's lane was taken and let go, in seconds of `time.monotonic()`, which all processes of a machine
-            share; (0, 0) where it was not.
+        lane: When the device's lane was taken and let go, in several parts where the phase stepped aside for a timing; seconds of
+            `time.monotonic()`, a clock that all processes of a machine share.
         state: The network in training, for the next phase; it never leaves its process.
     """
 
@@ -60,7 +63,7 @@ class PhaseResult:
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     slacks: Mapping[str, float] = field(default_factory=dict)
     training: PhaseTraining | None = None
-    lane: tuple[float, float] = (0.0, 0.0)
+    lane: tuple[Span, ...] = ()
     state: TrainState | None = field(default=None, repr=False, compare=False)
 
     def document(self) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def from_document(data: Mapping[str, Any]) -> PhaseResult:
             **data,
             "measurements": {name: Measurement(**item) for name, item in data["measurements"].items()},
             "training": None if data["training"] is None else PhaseTraining(**data["training"]),
-            "lane": tuple(data["lane"]),
+            "lane": tuple((first, last) for first, last in data["lane"]),
         }
     )
 
@@ -111,22 +114,37 @@ class Evaluator:
         self.timeout_s = timeout_s
         self._lane = lane_name(device)
         self._waiting = waiting
-        self.data = loop.to_device(data, recipe, device)
         self.baseline = baseline
-        state = loop.start(baseline, recipe, device, seed=0)
-        self._baseline_step = loop.timing_step(state, self.data, recipe, baseline.resolved().resolution)
-        # What the first step allocates for good (optimiser state, work spaces) must not be charged to the first trial.
-        with lane(self._lane, alone=False, waiting=waiting):
-            float(self._baseline_step())
+        pixels = baseline.resolved().resolution
+        try:
+            with self.at_work():
+                self.data = loop.to_device(data, recipe, device)
+                state = loop.start(baseline, recipe, device, seed=0)
+                self._baseline_step = loop.timing_step(state, self.data, recipe, pixels)
+                # What the first step allocates for good (optimiser state, work spaces) is not charged to the first trial.
+                float(self._baseline_step())
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            raise DeviceError(
+                f"{device}: out of memory with the baseline {baseline.name} at batch {recipe.batch_size} and {pixels} pixels. "
+                "Lower the recipe's batch_size, or give the space a smaller baseline."
+            ) from error
 
     def run_phase(
-        self, spec: ArchSpec, phase: int, state: TrainState | None, *, seed: int, protocol: Protocol | None = None
+        self,
+        spec: ArchSpec,
+        phase: int,
+        state: TrainState | dict[str, Any] | None,
+        *,
+        seed: int,
+        protocol: Protocol | None = None,
     ) -> PhaseResult:
         """Run one phase of one network.
 
         Args:
             phase: 0 counts and times; 1 to P train.
-            state: What the phase before returned; None for phases 0 and 1.
+            state: What the phase before returned, or a snapshot of it; None for phases 0 and 1.
             seed: Seed of weights, order, augmentation and dropout.
             protocol: How to time in phase 0; None is the search's.
 
@@ -137,18 +155,19 @@ class Evaluator:
         try:
             if phase == 0:
                 return self._phase_zero(spec, began, protocol)
-            training, state, span = self._train(spec, self._phases(spec)[phase - 1], state, seed)
-            return PhaseResult(phase, "ok", time.perf_counter() - began, training=training, lane=span, state=state)
+            training, state, spans = self._train(spec, self._phases(spec)[phase - 1], state, seed)
+            return PhaseResult(phase, "ok", time.perf_counter() - began, training=training, lane=spans, state=state)
         except loop.Diverged as error:
             return PhaseResult(phase, "diverged", time.perf_counter() - began, str(error))
         except loop.Timeout as error:
             return PhaseResult(phase, "timeout", time.perf_counter() - began, str(error))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-        gc.collect()  # only here, after the traceback is gone, can the failed step's tensors be freed
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        with self.at_work():
+            gc.collect()  # only here, after the traceback is gone, can the failed step's tensors be freed
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
         pixels = spec.resolved().resolution if phase == 0 else self._phases(spec)[phase - 1].resolution
         reason = f"out of memory at batch {self.recipe.batch_size} and {pixels} pixels"
         return PhaseResult(phase, "out_of_memory", time.perf_counter() - began, reason)
@@ -157,43 +176,55 @@ class Evaluator:
         """Return what a checkpoint holds of a network between two phases."""
         return loop.snapshot(state, last=state.phases_done == self.recipe.progressive.phases)
 
-    def restore(self, spec: ArchSpec, seed: int, stored: dict[str, Any]) -> TrainState:
-        """Return the network that a snapshot was taken of, on this device."""
-        return loop.restore(spec, self.recipe, self.device, seed, stored)
+    @contextmanager
+    def at_work(self) -> Iterator[Lane]:
+        """Share the device's lane while the body runs; nothing is left running on the device afterwards."""
+        with lane(self._lane, alone=False, waiting=self._waiting) as held:
+            try:
+                yield held
+            finally:
+                self._synchronize()
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _train(
-        self, spec: ArchSpec, phase: Phase, state: TrainState | None, seed: int
-    ) -> tuple[PhaseTraining, TrainState, tuple[float, float]]:
+        self, spec: ArchSpec, phase: Phase, state: TrainState | dict[str, Any] | None, seed: int
+    ) -> tuple[PhaseTraining, TrainState, tuple[Span, ...]]:
         """Train in the shared lane, stepping aside for timings that wait: they are short, a phase may not be."""
-        with lane(self._lane, alone=False, waiting=self._waiting) as held:
+        with self.at_work() as held:
+            spans: list[Span] = []
             taken = time.monotonic()
-            aside = 0.0
 
             def between() -> None:
-                nonlocal aside
+                nonlocal taken
                 if held.wanted():
-                    before = time.monotonic()
-                    if self.device.type == "cuda":
-                        torch.cuda.synchronize(self.device)  # what is queued would run into the timing
+                    self._synchronize()  # what is queued would run into the timing
+                    spans.append((taken, time.monotonic()))
                     held.give_way()
-                    aside += time.monotonic() - before
-                if self.timeout_s is not None and time.monotonic() - taken - aside > self.timeout_s:
+                    taken = time.monotonic()
+                worked = time.monotonic() - taken + sum(last - first for first, last in spans)
+                if self.timeout_s is not None and worked > self.timeout_s:
                     raise loop.Timeout(f"the phase ran past its limit of {self.timeout_s:g} s")
 
+            if isinstance(state, dict):
+                state = loop.restore(spec, self.recipe, self.device, seed, state)
             state = state or loop.start(spec, self.recipe, self.device, seed)
             training = loop.train_phase(state, self.data, self.recipe, phase, between)
-            return training, state, (taken, time.monotonic())
+            return training, state, (*spans, (taken, time.monotonic()))
 
     def _phase_zero(self, spec: ArchSpec, began: float, protocol: Protocol | None) -> PhaseResult:
         found = {name: cost.of_spec(spec) for name in COSTS if (cost := COSTS[name]).of_spec is not None}
         beyond = slacks({name: item.value for name, item in found.items()}, self.limits)
-        span = (0.0, 0.0)
+        spans: tuple[Span, ...] = ()
         if not _broken(beyond):
             # Rewards of about 0.8 with an error of 0.01 are typical; the true error is not known before training.
             n = len(self.data.val_labels)
             target = search_target(0.8, (0.8 * 0.2 / n) ** 0.5, self.w)
             measured, span = self._measure(spec, protocol or replace(SEARCH, target=target))
             found |= measured
+            spans = (span,)
             beyond = slacks({name: item.value for name, item in found.items()}, self.limits)
         broken = _broken(beyond)
         return PhaseResult(
@@ -203,10 +234,10 @@ class Evaluator:
             "; ".join(f"{name} exceeded by {beyond[name]:.1%}" for name in broken),
             found,
             beyond,
-            lane=span,
+            lane=spans,
         )
 
-    def _measure(self, spec: ArchSpec, protocol: Protocol) -> tuple[dict[str, Measurement], tuple[float, float]]:
+    def _measure(self, spec: ArchSpec, protocol: Protocol) -> tuple[dict[str, Measurement], Span]:
         """Measure step time (the baseline's beside it) and peak memory on a network made for it, in the lane alone."""
         with lane(self._lane, alone=True, waiting=self._waiting):
             taken = time.monotonic()
@@ -252,6 +283,10 @@ class Setup:
     limits: tuple[Limit, ...]
     w: float
     timeout_s: float | None
+
+    def start(self, device: torch.device, waiting: Callable[[], None]) -> Evaluator:
+        """Make the evaluator of a device in a worker's process."""
+        return self.evaluator(device, waiting=waiting)
 
     def evaluator(
         self, device: torch.device, data: Dataset | None = None, waiting: Callable[[], None] | None = None

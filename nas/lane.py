@@ -7,7 +7,6 @@ by one and that a timing keeps closed while it waits. Without the gate, training
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import tempfile
@@ -69,17 +68,20 @@ def lane(device: str, *, alone: bool, waiting: Callable[[], None] | None = None)
 def _open(name: str, stack: ExitStack) -> int:
     folder = Path(os.environ.get("NAS_LANES", tempfile.gettempdir()))
     path = folder / f"phinas-lane-{name}.lock"
+    flags = os.O_RDWR | os.O_NOFOLLOW  # in a folder that all may write, a link may lead anywhere
     try:
-        # First without O_CREAT: in a sticky folder the kernel refuses it on a file that somebody else made.
-        handle = os.open(path, os.O_RDWR) if path.exists() else os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            # First without O_CREAT: in a sticky folder the kernel refuses it on a file that somebody else made.
+            handle = os.open(path, flags)
+        except FileNotFoundError:
+            handle = os.open(path, flags | os.O_CREAT, 0o666)
+            os.fchmod(handle, 0o666)  # whoever made it lets the others in, whatever their umask
     except OSError as error:
         raise DeviceError(
             f"{path}: cannot make the lock of the timing lane ({error.strerror}). "
             "Set NAS_LANES to a folder that can be written."
         ) from None
     stack.callback(os.close, handle)
-    with contextlib.suppress(PermissionError):  # whoever made it lets the others in, whatever their umask
-        os.fchmod(handle, 0o666)
     return handle
 
 

@@ -118,29 +118,41 @@ def owned(folder: Path) -> Iterator[None]:
         RunError: another process owns the run; it is named.
     """
     path = folder / ".lock"
+    handle = _locked(path)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be made ({error.strerror}). Make the folder writable.") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-            raise RunError(
-                f"{folder}: {owner} is working on this run. Wait until it has ended, or stop it; then continue."
-            ) from None
         os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         for left in folder.rglob(f".*{TEMPORARY}"):
             left.unlink(missing_ok=True)
         yield
     finally:
         if not (folder / "manifest.json").exists():  # it failed before it began: leave nothing behind
-            path.unlink(missing_ok=True)
+            for name in (".lock", "space.yaml"):
+                (folder / name).unlink(missing_ok=True)
             with suppress(OSError):
                 folder.rmdir()
         os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    """Return the lock of a run folder, held."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be made ({error.strerror}). Make the folder writable.") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+            os.close(handle)
+            raise RunError(
+                f"{path.parent}: {owner} is working on this run. Wait until it has ended, or stop it; then continue."
+            ) from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)  # its last owner has deleted it in the meantime
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:

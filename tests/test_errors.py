@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import pytest
 
@@ -35,3 +36,9 @@ def test_nearest_suggests_only_what_is_near() -> None:
     assert nearest("kernal_size", ["kernel_size", "stride"]) == " Did you mean kernel_size?"
     assert nearest("zzz", ["kernel_size", "stride"]) == ""
     assert nearest("x", []) == ""
+
+
+def test_every_error_survives_the_way_from_another_process() -> None:
+    error = pickle.loads(pickle.dumps(SpaceError(["a.yaml:1: one", "a.yaml:2: two"])))
+    assert error.problems == ("a.yaml:1: one", "a.yaml:2: two") and str(error) == "a.yaml:1: one\na.yaml:2: two"
+    assert str(pickle.loads(pickle.dumps(NasError("x")))) == "x"

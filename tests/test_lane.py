@@ -138,3 +138,14 @@ def test_a_folder_that_cannot_hold_the_lock_is_named(tmp_path: Path, monkeypatch
         lane("cpu", alone=True),
     ):
         pass
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(lanes: Path) -> None:
+    """Lanes lie where everybody may write: a link would lead to any file of this user."""
+    private = lanes / "private"
+    private.write_text("secret")
+    private.chmod(0o600)
+    (lanes / "phinas-lane-cpu.lock").symlink_to(private)
+    with pytest.raises(DeviceError, match="cannot make the lock of the timing lane"), lane("cpu", alone=True):
+        pass
+    assert private.stat().st_mode & 0o777 == 0o600

@@ -118,6 +118,29 @@ def test_bytes_are_written_whole_too(tmp_path: Path) -> None:
         runs.write_bytes(tmp_path / "absent" / "a.png", b"")
 
 
+def test_who_is_refused_leaves_the_owners_lock_and_folder_alone(tmp_path: Path) -> None:
+    """Also before the run has a manifest, while its owner reads the data."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with runs.owned(folder):
+        with pytest.raises(RunError, match=rf"process {os.getpid()} on .* is working on this run"), runs.owned(folder):
+            pass
+        assert (folder / ".lock").exists()
+        with pytest.raises(RunError, match="is working on this run"), runs.owned(folder):
+            pass
+    assert not folder.exists(), "its owner did not begin"
+
+
+def test_a_new_owner_deletes_what_a_killed_one_left_half_written(tmp_path: Path) -> None:
+    made_run(None, "search", "a", FACTS, out=tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    left = [tmp_path / ".trials.csv-x1.tmp", tmp_path / "checkpoints" / ".a.pt-x2.tmp"]
+    for path in left:
+        path.write_text("half")
+    with runs.owned(tmp_path):
+        assert not any(path.exists() for path in left)
+
+
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="absent: no such folder"):
         runs.open_run(tmp_path / "absent")

@@ -59,9 +59,12 @@ class SearchProgress(Watcher):
         """Show how many images have been decoded."""
         self._bar.update(self._task, description="packing images", completed=done, total=total)
 
+    def opened(self, run: Run) -> None:
+        """Remember what to continue."""
+        self.folder = run.folder
+
     def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
         """Say what is searched, on what, and where the results go."""
-        self.folder = run.folder
         self._known = self._done = known
         self._budget = facts["config"]["budget"]
         self._began = time.monotonic()

@@ -3,6 +3,6 @@
 from nas.engine._base import Engine, Job, PhaseBug
 from nas.engine._worker import PhaseRunner
 from nas.engine.inline import InlineEngine
-from nas.engine.local import LocalEngine
+from nas.engine.local import WORKER, LocalEngine
 
-__all__ = ["Engine", "InlineEngine", "Job", "LocalEngine", "PhaseBug", "PhaseRunner"]
+__all__ = ["WORKER", "Engine", "InlineEngine", "Job", "LocalEngine", "PhaseBug", "PhaseRunner"]

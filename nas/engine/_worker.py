@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,17 +21,19 @@ class PhaseRunner(Protocol):
     def run_phase(
         self, spec: ArchSpec, phase: int, state: Any, *, seed: int, protocol: TimingProtocol | None = None
     ) -> PhaseResult:
-        """Run one phase."""
+        """Run one phase, on what the phase before returned or on a snapshot of that."""
 
     def snapshot(self, state: Any) -> dict[str, Any]:
         """Return what a checkpoint holds of a state."""
 
-    def restore(self, spec: ArchSpec, seed: int, stored: dict[str, Any]) -> Any:
-        """Return the state that a snapshot was taken of."""
+    def at_work(self) -> AbstractContextManager[Any]:
+        """Keep timings off the device while the body runs."""
 
 
 @dataclass(frozen=True)
 class _Training:
+    """What is known of a training; `state` is that of the runner, or a snapshot of it."""
+
     results: tuple[PhaseResult, ...] = ()
     state: Any = None
 
@@ -80,8 +83,9 @@ class Worker:
             training = _Training((*training.results, shown), result.state)
             self._trainings[job.key] = training
             if self._folder is not None:
-                stored = None if result.state is None else self._runner.snapshot(result.state)
-                checkpoints.save(self._folder, job.key, training.results, stored)
+                with self._runner.at_work():
+                    stored = None if result.state is None else self._runner.snapshot(result.state)
+                    checkpoints.save(self._folder, job.key, training.results, stored)
         return shown
 
     def drop(self, key: str) -> None:
@@ -89,7 +93,4 @@ class Worker:
         self._trainings.pop(key, None)
 
     def _restored(self, job: Job) -> _Training:
-        if self._folder is None:
-            return _Training()
-        results, stored = checkpoints.load(self._folder, job.key)
-        return _Training(results, None if stored is None else self._runner.restore(job.spec, job.seed, stored))
+        return _Training() if self._folder is None else _Training(*checkpoints.load(self._folder, job.key))

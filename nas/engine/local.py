@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -29,8 +29,11 @@ from nas.evaluate import PhaseResult
 DEATHS = 2
 """A phase in which this many workers have died is given up: the network is to blame, or the machine has no memory for it."""
 
-Start = Callable[[torch.device], PhaseRunner]
-"""Makes what a worker runs phases with; it is pickled to the worker's process."""
+WORKER = "nas worker"
+"""How the names of worker processes begin."""
+
+Start = Callable[[torch.device, Callable[[], None]], PhaseRunner]
+"""Makes what a worker runs phases with, on a device, given what to call when it waits for the lane; pickled to the worker."""
 
 
 @dataclass
@@ -52,7 +55,9 @@ class LocalEngine:
         start: Makes an evaluator on a worker's device. devices: One for each worker; a device may be there twice.
         threads: CPU threads of each worker.
         checkpoints: Folder of the checkpoints; without one, a worker that dies takes the trainings on it along.
-        say: Called with a sentence when a worker was replaced.
+        say: Called with a sentence when a worker was replaced. waiting: Called when another run holds the device.
+
+    Nothing is timed while a worker starts: it imports, loads and builds, outside any lane.
     """
 
     def __init__(
@@ -63,9 +68,11 @@ class LocalEngine:
         threads: int,
         checkpoints: Path | None,
         say: Callable[[str], None] = lambda sentence: None,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self.slots = len(devices)
-        self._devices = tuple(devices)
+        self._vacant = list(devices)
+        self._waiting = waiting
         self._start, self._threads, self._folder, self._say = start, threads, checkpoints, say
         self._queue: list[Job] = []
         self._answers: list[tuple[Job, PhaseResult]] = []
@@ -76,13 +83,13 @@ class LocalEngine:
     def submit(self, job: Job) -> None:
         """Queue a phase, and hand it to its worker if that is free. The first one starts the workers."""
         self._queue.append(job)
-        while len(self._members) < self.slots:
-            self._members.append(self._hire(self._devices[len(self._members)]))
+        self._hire()
         self._hand_out()
 
     def next(self) -> tuple[Job, PhaseResult]:
         """Wait for the first phase to end, on whichever worker."""
         while not self._answers:
+            self._hire()
             self._hand_out()
             pipes = {member.pipe: member for member in self._members}
             for pipe in wait(list(pipes)):  # a dead worker's pipe is at its end, which is something to read
@@ -105,25 +112,32 @@ class LocalEngine:
             member.pipe.close()
         self._members.clear()
 
-    def _hire(self, device: torch.device) -> _Member:
-        here, there = multiprocessing.Pipe()
-        process = multiprocessing.get_context("spawn").Process(
-            target=_serve,
-            args=(there, self._start, str(device), self._threads, self._folder),
-            daemon=True,
-            name=f"nas worker on {device}",
-        )
-        process.start()
-        there.close()  # so that the pipe ends when the worker does
-        return _Member(device, process, here)
+    def _hire(self) -> None:
+        """Start a worker for each vacant device, unless something is being timed."""
+        if any(member.job is not None and member.job.phase == 0 for member in self._members):
+            return
+        while self._vacant:
+            device = self._vacant.pop(0)
+            here, there = multiprocessing.Pipe()
+            process = multiprocessing.get_context("spawn").Process(
+                target=_serve,
+                args=(there, self._start, str(device), self._threads, self._folder),
+                daemon=True,
+                name=f"{WORKER} on {device}",
+            )
+            with _deaf():
+                process.start()
+            there.close()  # so that the pipe ends when the worker does
+            self._members.append(_Member(device, process, here))
 
     def _hand_out(self) -> None:
         """Give each free worker a queued phase: of a training that it knows, or else of one that no worker knows."""
+        starting = self._vacant or not all(member.ready for member in self._members)
         for member in self._members:
             if not member.ready or member.job is not None:
                 continue
             elsewhere = {key for other in self._members if other is not member for key in other.keys}
-            fits = [job for job in self._queue if job.key not in elsewhere]
+            fits = [job for job in self._queue if job.key not in elsewhere and not (starting and job.phase == 0)]
             job = next((job for job in fits if job.key in member.keys), fits[0] if fits else None)
             if job is None:
                 continue
@@ -144,6 +158,9 @@ class LocalEngine:
             return
         if what == "ready":
             member.ready, self._unborn = True, 0
+        elif what == "waiting":  # for another worker, which is usual, or for another run
+            if not any(other.job for other in self._members if other is not member and other.device == member.device):
+                self._waiting()
         elif what == "error":
             raise content
         else:
@@ -154,21 +171,22 @@ class LocalEngine:
             self._answers.append((job, content))
 
     def _replace(self, member: _Member) -> None:
-        """Put a new worker in a dead one's place; its phase in flight is queued again, first."""
+        """Vacate a dead worker's place; its phase in flight is queued again, first."""
         member.process.join()
         member.pipe.close()
         how = _ended(member.process.exitcode)
         if not member.ready:
             self._unborn += 1
-            if self._unborn > len(self._members):
+            if self._unborn > self.slots:
                 raise DeviceError(
                     f"{member.device}: its worker {how} while it started, again and again. Try --devices {member.device} alone, "
                     "or fewer workers; the system's log may say more (dmesg)."
                 )
-        self._members[self._members.index(member)] = self._hire(member.device)
+        self._members.remove(member)
+        self._vacant.append(member.device)
         lost = member.job
         if lost is None:
-            self._say(f"The worker on {member.device} {how} and was replaced.")
+            self._say(f"The worker on {member.device} {how}; another one takes its place.")
             return
         place = lost.key, lost.phase
         self._deaths[place] = self._deaths.get(place, 0) + 1
@@ -180,6 +198,19 @@ class LocalEngine:
             return
         reason = f"{DEATHS} workers died in phase {lost.phase}; the last one {how}"
         self._answers.append((lost, PhaseResult(lost.phase, "worker_died", 0.0, reason)))
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Let a process that is started ignore Ctrl-C from its first moment: the owner decides what ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _ended(code: int | None) -> str:
@@ -195,12 +226,10 @@ def _ended(code: int | None) -> str:
 
 def _serve(pipe: Connection, start: Start, device: str, threads: int, folder: Path | None) -> None:
     """Run phases until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the owner decides what ends
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_owner, daemon=True).start()
     torch.set_num_threads(threads)
     try:
-        worker = Worker(start(torch.device(device)), folder)
+        worker = Worker(start(torch.device(device), lambda: pipe.send(("waiting", None))), folder)
         pipe.send(("ready", None))
         while True:
             what, content = pipe.recv()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from optuna.trial import TrialState, create_trial
@@ -14,72 +15,90 @@ from nas import catalog, runs
 from nas.errors import RunError, SpaceError
 from nas.objective import Reward, score_of, slacks
 from nas.search.record import TrialRecord
-from nas.search.study import distributions, records, storage_url, values
+from nas.search.study import distributions, records, values
 from nas.space import Limit, SearchSpace, choices, decode, encode, stored_choose
 from nas.spec import ArchSpec, Value
 
 
-def warm_start(
-    study: optuna.Study,
-    folder: Path,
-    space: SearchSpace,
-    facts: Mapping[str, Any],
-    reward: Reward,
-    limits: Sequence[Limit],
-) -> str:
-    """Take the trained networks of another run over into a study, once, and return a sentence about it.
+@dataclass(frozen=True)
+class Source:
+    """What another run holds: its networks trained to the end or in part, and the space that they were drawn from."""
 
-    They answer duplicates and teach the sampler, and cost no budget. Networks that this space does not hold, or that break a
-    limit of this run, are left behind. Scores are computed anew from the raw values, with this run's exponents.
+    folder: Path
+    space: SearchSpace
+    records: tuple[TrialRecord, ...]
+    classes: Mapping[str, int]
+
+
+def read(folder: Path, facts: Mapping[str, Any]) -> Source:
+    """Read the trained networks of another run, and leave it as it is.
 
     Args:
-        folder: The other run. facts: This run's manifest.
+        facts: This run's manifest.
 
     Raises:
         RunError: no run there, or it was made under other conditions.
     """
     other = runs.open_run(folder)
     runs.check_same(other, facts, runs.SAME_RESULTS, "used for a warm start")
-    if not other.path("study.db").is_file():
-        raise RunError(f"{folder}: has no study.db to take results from. Give the folder of a run as it was searched.")
-    theirs = catalog.load_space(other.path("space.yaml"))
-    source = optuna.load_study(study_name=None, storage=storage_url(folder))
+    database = other.path("study.db")
+    if not database.is_file():
+        raise RunError(
+            f"{database}: is not there, and results are taken from it. Give the folder of a run as it was searched."
+        )
+    try:
+        study = optuna.load_study(
+            study_name=None, storage=f"sqlite:///file:{quote(str(database.resolve()))}?mode=ro&uri=true"
+        )
+        found = records(study)
+    except Exception as error:  # SQLAlchemy raises many kinds; each means that the file is no usable database
+        raise RunError(
+            f"{database}: cannot be read as a study ({str(error).splitlines()[0]}). If that run was killed, continue it first: "
+            f"nas search --resume {folder}"
+        ) from error
+    return Source(
+        folder,
+        catalog.load_space(other.path("space.yaml")),
+        tuple(record for record in found if record.kind in ("trained", "pruned")),
+        {"num_classes": facts["data"]["classes"], "in_channels": facts["data"]["channels"]},
+    )
+
+
+def warm_start(study: optuna.Study, source: Source, space: SearchSpace, reward: Reward, limits: Sequence[Limit]) -> str:
+    """Take the trained networks of another run over into a study, once, and return a sentence about it.
+
+    They answer duplicates and teach the sampler, and cost no budget. Networks that this space does not hold, or that break a
+    limit of this run, are left behind. Scores are computed anew from the raw values, with this run's exponents.
+    """
     known = {record.origin for record in records(study)}
-    wanted = [record for record in records(source) if record.kind in ("trained", "pruned")]
     taken = 0
-    for record in wanted:
-        origin = record.origin or f"{folder} trial {record.number}"
-        params = _translated(record, theirs, space, facts)
+    for record in source.records:
+        origin = record.origin or f"{source.folder} trial {record.number}"
+        params = _translated(record, source, space)
         if params is None or any(slack > 0 for slack in slacks(_costs(record), limits).values()):
             continue
         taken += 1
         if origin not in known:  # a run that was killed here goes on where it stood
             study.add_trial(_trial(replace(record, origin=origin), params, space, reward))
-    left = len(wanted) - taken
+    left = len(source.records) - taken
     beyond = f"; {left} lie outside this space or its limits" if left else ""
-    return f"{taken} of {len(wanted)} trained networks of {folder} are taken over{beyond}. They cost no budget."
+    return f"{taken} of {len(source.records)} trained networks of {source.folder} are taken over{beyond}. They cost no budget."
 
 
-def _translated(
-    record: TrialRecord, theirs: SearchSpace, ours: SearchSpace, facts: Mapping[str, Any]
-) -> dict[str, Value] | None:
+def _translated(record: TrialRecord, source: Source, ours: SearchSpace) -> dict[str, Value] | None:
     """Return the choices of our space that make a record's network, as the sampler sees them; None where there are none."""
-    classes = {"num_classes": facts["data"]["classes"], "in_channels": facts["data"]["channels"]}
-    spec = decode(theirs, stored_choose(values(choices(theirs), record.params)), **classes)
-    assert spec.arch_hash == record.arch_hash
-    if ours.space_hash == theirs.space_hash:
+    if ours.space_hash == source.space.space_hash:
         return dict(record.params)
-    return _params(ours, spec, none=True)
-
-
-def _params(space: SearchSpace, spec: ArchSpec, none: bool = False) -> dict[str, Value] | None:
-    """Return the choices that make a network, as the sampler sees them."""
+    spec = decode(source.space, stored_choose(values(choices(source.space), record.params)), **source.classes)
     try:
-        found = encode(space, spec)
+        return _params(ours, spec)
     except SpaceError:
-        if none:
-            return None
-        raise
+        return None
+
+
+def _params(space: SearchSpace, spec: ArchSpec) -> dict[str, Value]:
+    """Return the choices that make a network, as the sampler sees them."""
+    found = encode(space, spec)
     return {
         name: domain.values.index(found[name]) if domain.ordered else found[name]
         for name, domain in choices(space).items()
@@ -124,7 +143,5 @@ def enqueue(study: optuna.Study, space: SearchSpace, names: Sequence[str]) -> st
     queued = {trial.user_attrs.get("enqueued") for trial in study.get_trials(deepcopy=False)}
     for name in names:
         if name not in queued:
-            params = _params(space, catalog.load_arch(name))
-            assert params is not None
-            study.enqueue_trial(params, user_attrs={"enqueued": name})
+            study.enqueue_trial(_params(space, catalog.load_arch(name)), user_attrs={"enqueued": name})
     return f"Trained first: {', '.join(names)}."

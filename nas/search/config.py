@@ -113,4 +113,7 @@ class SearchConfig:
 
 def from_document(data: dict[str, Any]) -> SearchConfig:
     """Return the settings that a manifest holds."""
+    data = dict(data)
+    if "device" in data:  # its name in the first runs
+        data["devices"] = data.pop("device")
     return SearchConfig(**data)

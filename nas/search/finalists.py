@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -54,9 +54,13 @@ class Finalist:
     outcome: str = "ok"
 
 
-def best(records: Sequence[TrialRecord], reward: Reward, top_k: int) -> list[TrialRecord]:
-    """Return the best networks that were trained to the end."""
-    trained = {record.arch_hash: record for record in records if record.kind == "trained"}
+def best(
+    records: Sequence[TrialRecord], reward: Reward, top_k: int, skipped: Collection[str] = ()
+) -> list[TrialRecord]:
+    """Return the best networks that were trained to the end, those apart that the program fails on."""
+    trained = {
+        record.arch_hash: record for record in records if record.kind == "trained" and record.arch_hash not in skipped
+    }
     order = ranked([record.candidate() for record in trained.values()], reward)
     return [trained[candidate.arch_hash] for candidate in order[:top_k]]
 

@@ -6,9 +6,11 @@ in this run is answered from memory and costs no budget.
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -21,9 +23,9 @@ from nas.engine import Engine, Job, PhaseBug, checkpoints
 from nas.errors import SearchError, TrialBug
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
-from nas.runs import Run, write_text
+from nas.runs import Run, write_json, write_text
 from nas.search.record import FAILED, TrialRecord
-from nas.search.study import distributions, interrupted, values
+from nas.search.study import distributions, running, values
 from nas.space import SearchSpace, choices, decode, forbidden, stored_choose
 from nas.spec import ArchSpec, summary
 
@@ -96,8 +98,7 @@ def run_loop(
     folder = run.path(checkpoints.FOLDER)
     idle = 0
 
-    def begin(trial: Trial) -> None:
-        """Send a trial on its way, or answer it at once."""
+    def flight_of(trial: Trial) -> _Flight:
         spec = decode(
             terms.space,
             stored_choose(values(asked, trial.params)),
@@ -105,23 +106,26 @@ def run_loop(
             in_channels=terms.in_channels,
         )
         record = TrialRecord(trial.number, "", spec.arch_hash, summary(spec), params=dict(trial.params))
-        key = Job(spec, 0, terms.seed).key
-        flight = _Flight(trial, spec, record, key)
-        rules = forbidden(terms.space, spec)
-        if record.arch_hash in memory:
+        return _Flight(trial, spec, record, Job(spec, 0, terms.seed).key)
+
+    def begin(flight: _Flight) -> None:
+        """Send a trial on its way, or answer it at once."""
+        record, decided = flight.record, decided_record(flight.trial)
+        rules = forbidden(terms.space, flight.spec)
+        if decided is not None:
+            end(flight, decided)
+        elif record.arch_hash in memory:
             first = memory[record.arch_hash]
             end(flight, _again(record, first), first)
         elif rules:
-            trial.set_constraint("forbid", float(len(rules)))
             end(flight, replace(record, kind="forbidden", reason=f"forbidden by the space: {rules[0]}"))
         elif record.arch_hash in terms.skipped:
-            trial.set_constraint("failed", 1.0)
             end(flight, replace(record, kind="bug", reason="the program fails on it; left out by --skip-bugs"))
-        elif key in flights:
+        elif flight.key in flights:
             waiting.setdefault(record.arch_hash, []).append(flight)
         else:
-            flights[key] = flight
-            results, _ = checkpoints.load(folder, key)
+            flights[flight.key] = flight
+            results, _ = checkpoints.load(folder, flight.key)
             for result in results[:-1]:
                 take(flight, result)
             proceed(flight, results[-1] if results else None)
@@ -163,16 +167,22 @@ def run_loop(
 
     def sweep() -> None:
         """Keep the checkpoints of trials in flight and of the best; delete the others."""
-        checkpoints.keep_only(folder, {*flights, *_best_keys(found, terms)}, seeds=[terms.seed])
+        kept = {*flights, *(flight.key for flight in interrupted), *_best_keys(found, terms)}
+        checkpoints.keep_only(folder, kept, seeds=[terms.seed])
 
-    for trial in interrupted(study, domains):
-        begin(trial)
+    interrupted = deque(flight_of(trial) for trial in running(study, domains))
     sweep()
     while True:
-        spent = sum(record.costs_budget for record in found)
-        while len(flights) < engine.slots and spent + len(flights) < terms.budget and idle < terms.patience:
+        while len(flights) < engine.slots:
+            if interrupted:
+                begin(interrupted.popleft())
+                continue
+            spent = sum(record.costs_budget for record in found)
+            if spent + len(flights) >= terms.budget or idle >= terms.patience:
+                break
             idle += 1
-            begin(_ask(study, domains, stuck=idle > 1 and idle % STUCK == 1, seed=terms.seed + len(found)))
+            stuck = idle > 1 and idle % STUCK == 1
+            begin(flight_of(_ask(study, domains, stuck=stuck, seed=terms.seed + len(found))))
         if not flights:
             return found
         try:
@@ -188,8 +198,6 @@ def _ended(flight: _Flight, result: PhaseResult, num_phases: int) -> TrialRecord
     """Return the record of a trial that ends with a phase's result, or None where it goes on."""
     record = flight.record
     if result.outcome != "ok":
-        if result.outcome != "infeasible":  # whose constraints are its slacks; the sampler is to stay away from all
-            flight.trial.set_constraint("failed", 1.0)
         return replace(record, kind=result.outcome, reason=result.reason)
     if result.phase == num_phases:
         return replace(record, kind="trained")
@@ -273,22 +281,36 @@ def _again(record: TrialRecord, first: TrialRecord) -> TrialRecord:
     )
 
 
+DECIDED = "nas:record"
+"""The attribute that makes a trial's end certain: its whole record in one write. What follows can be written again."""
+
+
+def decided_record(trial: Trial) -> TrialRecord | None:
+    """Return how a trial ends that was cut off while its end was written; None where that is open."""
+    stored = trial.storage.get_trial_system_attrs(trial._trial_id).get(DECIDED)
+    return None if stored is None else TrialRecord(**json.loads(stored))
+
+
 def _store(study: optuna.Study, trial: Trial, record: TrialRecord, ended_as: str) -> None:
     """Write a record as attributes of its trial, then its end; killed in between, the trial counts as in flight.
 
     Only a network trained to the end is complete. All others end as pruned, never as failed: samplers learn from pruned
     trials and their constraints, and ignore failed ones (and would suggest the same again).
     """
+    if record.duplicate_of is None:
+        trial.storage.set_trial_system_attr(trial._trial_id, DECIDED, json.dumps(asdict(record)))
     for name, value in record.attributes().items():
         trial.set_user_attr(name, value)
-    unfit = ended_as in ("infeasible", "forbidden")
-    trial.set_user_attr("feasible", "no" if unfit or ended_as in FAILED else "yes")
+    failed, unfit = ended_as in FAILED, ended_as in ("infeasible", "forbidden")
+    trial.set_user_attr("feasible", "no" if unfit or failed else "yes")
+    if record.kind in (*FAILED, "forbidden"):  # an infeasible one has its slacks; samplers are to stay away from all
+        trial.set_constraint("failed" if failed else "forbid", 1.0)
     if ended_as == "trained":
         study.tell(trial, record.reward)
         return
     if record.duplicate_of is not None and record.reward is not None:
         trial.report(record.reward, step=len(record.phase_accuracy.split()))
-    if record.duplicate_of is not None and (unfit or ended_as in FAILED):
+    if record.duplicate_of is not None and (unfit or failed):
         trial.set_constraint(f"duplicate_of_{'infeasible' if unfit else 'failed'}", 1.0)
     study.tell(trial, state=TrialState.PRUNED)
 
@@ -310,6 +332,8 @@ def saved_bug(run: Run, bug: PhaseBug, whose: str) -> TrialBug:
     arch, trace = (run.path(f"bug-{spec.arch_hash}.{ending}") for ending in ("yaml", "txt"))
     write_text(arch, yaml.safe_dump(spec.document(), sort_keys=False))
     write_text(trace, bug.trace)
+    timing = None if bug.job.protocol is None else asdict(bug.job.protocol)
+    write_json(arch.with_suffix(".json"), {"phase": bug.job.phase, "seed": bug.job.seed, "protocol": timing})
     return TrialBug(
         f"{whose}, phase {bug.job.phase}: the program failed ({bug.error}). The network is in {arch}, the "
         f"traceback in {trace}; please report both. See it fail again: nas debug {shlex.quote(str(arch))}. Continue without "

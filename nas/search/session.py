@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from nas import catalog, runs
 from nas.cost import count
 from nas.data import Dataset
 from nas.data import load as load_data
-from nas.engine import Engine, InlineEngine, LocalEngine, PhaseBug, checkpoints
+from nas.engine import WORKER, Engine, InlineEngine, LocalEngine, PhaseBug, checkpoints
 from nas.errors import RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits, describe_device, pick_devices
 from nas.objective import Reward, tightest, warnings
@@ -60,6 +61,9 @@ class Watcher:
     def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
         """The search begins, with `known` networks trained already."""
 
+    def opened(self, run: Run) -> None:
+        """The run has its folder: from now on it can be continued."""
+
     def note(self, sentence: str) -> None:
         """Something happened that the user should know."""
 
@@ -86,6 +90,11 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     Raises:
         NasError: one of its kinds, for anything a user can mend.
     """
+    if multiprocessing.parent_process() is not None and multiprocessing.current_process().name.startswith(WORKER):
+        raise UsageError(
+            'search: found in a worker process of a search; put the call below `if __name__ == "__main__":`, for every '
+            "worker imports the script."
+        )
     if config is not None and settings:
         raise UsageError(f"search: found config and {', '.join(settings)}; give one or the other.")
     config = config or SearchConfig(**settings)
@@ -201,12 +210,15 @@ def _owned(
     reward = Reward(config.w, config.v, float(count(setup.baseline).params))
     threads = max(1, torch.get_num_threads() // len(devices))
     facts = manifest(config, space, setup, data, describe_device(devices[0], threads), reward)
+    source = None if run is not None or config.warm_start is None else begin.read(config.warm_start, facts)
     if run is None:
-        run = runs.create(folder, "search", facts)
-        runs.write_text(run.path("space.yaml"), yaml.safe_dump(_whole(space), sort_keys=False))
+        runs.write_text(folder / "space.yaml", yaml.safe_dump(_whole(space), sort_keys=False))
+        run = runs.create(folder, "search", facts)  # a run has begun when it has a manifest
     else:
         runs.check_same(run, facts)
         run = runs.update(run, {"config": facts["config"]})  # the budget or the devices may be others
+        _check_study(run)
+    watcher.opened(run)
     study = open_study(folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed)
     describe(
         study,
@@ -221,7 +233,7 @@ def _owned(
         },
     )
     if config.warm_start and "warm_start" not in study.user_attrs:
-        said = begin.warm_start(study, config.warm_start, space, facts, reward, setup.limits)
+        said = begin.warm_start(study, source or begin.read(config.warm_start, facts), space, reward, setup.limits)
         describe(study, {"warm_start": said})
     if config.enqueue and "enqueue" not in study.user_attrs:
         describe(study, {"enqueue": begin.enqueue(study, space, config.enqueue)})
@@ -264,6 +276,15 @@ def _owned(
         engine.close()
 
 
+def _check_study(run: Run) -> None:
+    """Refuse to continue without the records that were made: all would be trained again."""
+    if run.path("trials.csv").exists() and not run.path("study.db").exists():
+        raise RunError(
+            f"{run.path('study.db')}: is not there, but trials.csv is: the records of the run cannot be continued without it "
+            "(published runs have none). Put it back, or start a new run."
+        )
+
+
 def _engine(
     config: SearchConfig,
     setup: Setup,
@@ -277,7 +298,9 @@ def _engine(
     folder = run.path(checkpoints.FOLDER)
     if len(devices) == 1 and "cpu:" not in config.devices:
         return InlineEngine(setup.evaluator(devices[0], data, watcher.waiting), folder)
-    return LocalEngine(setup.evaluator, devices, threads=threads, checkpoints=folder, say=watcher.note)
+    return LocalEngine(
+        setup.start, devices, threads=threads, checkpoints=folder, say=watcher.note, waiting=watcher.waiting
+    )
 
 
 def _ended(
@@ -297,7 +320,7 @@ def _ended(
         f"{config.budget}: the space is exhausted, or its rules and limits leave nothing. Widen them, or use another "
         "--sampler."
     )
-    top = best(found, reward, config.top_k)
+    top = best(found, reward, config.top_k, terms.skipped)
     if not top:
         kinds = ", ".join(sorted({record.kind for record in found}))
         reason = short if spent < config.budget else "Raise the budget or use --pruner none."

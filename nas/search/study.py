@@ -79,11 +79,11 @@ def records(study: optuna.Study) -> list[TrialRecord]:
     return [record for record in found if record is not None]
 
 
-def interrupted(study: optuna.Study, choices: Iterable[str]) -> list[optuna.Trial]:
+def running(study: optuna.Study, choices: Iterable[str]) -> list[optuna.Trial]:
     """Return the trials that were in flight when the run ended last, to be continued under their own numbers.
 
     A trial that was cut off while its choices were being made has measured nothing: it is closed as failed, which samplers
-    pass over.
+    pass over, and queued again if its choices were a user's.
 
     Args:
         choices: Names of all choices of the space.
@@ -92,6 +92,9 @@ def interrupted(study: optuna.Study, choices: Iterable[str]) -> list[optuna.Tria
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if set(trial.params) == set(choices):
             found.append(optuna.Trial(study, trial._trial_id))
-        else:
-            study.tell(trial.number, state=TrialState.FAIL)
+            continue
+        wanted = trial.system_attrs.get("fixed_params")
+        if wanted:
+            study.enqueue_trial(wanted, user_attrs=trial.user_attrs)
+        study.tell(trial.number, state=TrialState.FAIL)
     return found

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -187,6 +189,19 @@ def test_ctrl_c_says_how_to_go_on(
     code, _, err = run(capsys, "search", *arguments, "--out", str(tmp_path / "run"))
     assert code == 130
     assert f"Continue with: nas search --resume {tmp_path / 'run'}" in err and "Traceback" not in err
+
+
+def test_a_terminated_search_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+    monkeypatch.setattr(session, "run_loop", terminated)
+    code, _, err = run(capsys, "search", "--resume", str(run_copy))
+    assert code == 143
+    assert err == f"Terminated. Nothing measured is lost. Continue with: nas search --resume {run_copy}\n"
 
 
 def test_a_resumed_run_keeps_its_own_settings(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +48,10 @@ class Stub:
                 time.sleep(0.01)
                 span = began, time.monotonic()
             self._write("end", spec, seed, phase)
-            return PhaseResult(0, "ok", 0.5, measurements={"macs": Measurement(seed + 1, "", 0, 1, "stub")}, lane=span)
-        past = [*(state or []), phase]
+            return PhaseResult(
+                0, "ok", 0.5, measurements={"macs": Measurement(seed + 1, "", 0, 1, "stub")}, lane=(span,)
+            )
+        past = [*(state["past"] if isinstance(state, dict) else state or []), phase]
         assert past == list(range(1, phase + 1)), "a phase was run on the wrong state"
         with lane("stub", alone=False):
             began = time.monotonic()
@@ -57,13 +61,13 @@ class Stub:
             1 / phase, (int(spec.arch_hash[:4], 16) % 100) / 200 + 0.1 * phase, 0.01, seed, 1.0, 0.1
         )
         self._write("end", spec, seed, phase)
-        return PhaseResult(phase, "ok", 1.0, training=training, lane=span, state=past)  # type: ignore[arg-type]
+        return PhaseResult(phase, "ok", 1.0, training=training, lane=(span,), state=past)  # type: ignore[arg-type]
 
     def snapshot(self, state: Any) -> dict[str, Any]:
         return {"past": list(state)}
 
-    def restore(self, spec: ArchSpec, seed: int, stored: dict[str, Any]) -> Any:
-        return list(stored["past"])
+    def at_work(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _misbehave(self, seed: int) -> None:
         if seed == DIE and not (self.lives and (self.lives / "died").exists()):
@@ -89,7 +93,9 @@ class StartStub:
     log: Path
     lives: Path | None = None
 
-    def __call__(self, device: torch.device) -> Stub:
+    def __call__(self, device: torch.device, waiting: Callable[[], None]) -> Stub:
+        with open(self.log, "a") as file:
+            file.write(f"ready - - - {os.getpid()}\n")
         return Stub(self.log, self.lives)
 
 
@@ -99,7 +105,7 @@ class Stillborn:
 
     how: str
 
-    def __call__(self, device: torch.device) -> Stub:
+    def __call__(self, device: torch.device, waiting: Callable[[], None]) -> Stub:
         if self.how == "dies":
             os.kill(os.getpid(), 9)
         if self.how == "mendable":

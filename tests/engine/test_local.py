@@ -124,7 +124,7 @@ def test_a_timing_has_its_device_alone(tmp_path: Path, tiny_spec: ArchSpec) -> N
         left = 10
         while left:
             job, result = engine.next()
-            spans.append((job.phase, result.lane))
+            spans += [(job.phase, span) for span in result.lane]
             if job.phase < 3:
                 engine.submit(Job(tiny_spec, job.phase + 1, job.seed))
             else:
@@ -139,3 +139,29 @@ def test_a_timing_has_its_device_alone(tmp_path: Path, tiny_spec: ArchSpec) -> N
         assert all(last <= began or first >= ended for first, last in others)
     overlapping = sum(a < d and c < b for i, (a, b) in enumerate(trainings) for c, d in trainings[i + 1 :])
     assert overlapping, "two workers train at the same time"
+
+
+def test_nothing_is_timed_while_a_worker_starts(tmp_path: Path, tiny_spec: ArchSpec) -> None:
+    """It imports and loads on the same cores, outside any lane."""
+    log = tmp_path / "log"
+    engine = LocalEngine(StartStub(log), [CPU] * 2, threads=1, checkpoints=tmp_path / checkpoints.FOLDER)
+    try:
+        for seed in (1, 2):
+            engine.submit(Job(tiny_spec, 0, seed))
+        engine.next()
+        engine.next()
+        lines = [line.split()[0] for line in log.read_text().splitlines()]
+        assert lines[:2] == ["ready", "ready"], "the first timing waits until all have started"
+        idle = next(member for member in engine._members if member.job is None)
+        os.kill(idle.process.pid or 0, 9)
+        idle.process.join()
+        for seed in (3, 4):
+            engine.submit(Job(tiny_spec, 0, seed))
+        engine.next()
+        engine.next()
+    finally:
+        engine.close()
+    lines = [line.split()[0] for line in log.read_text().splitlines()]
+    again = lines.index("ready", 2)
+    assert lines[2:again].count("start") in (2, 3) and lines[again + 1 :].count("start") >= 1
+    assert lines[2:again].count("start") == lines[2:again].count("end"), "no timing was going on when it was ready"

@@ -170,7 +170,7 @@ def test_a_training_continues_from_its_checkpoint(
         assert engine.next()[1].outcome == "ok"
     results, stored = checkpoints.load(tmp_path, Job(tiny_spec, 0, 0).key)
     assert [result.phase for result in results] == [0, 1] and stored is not None
-    state = evaluator(tiny_data, tiny_spec, cuda).restore(tiny_spec, 0, stored)
+    state = loop.restore(tiny_spec, RECIPE, cuda, 0, stored)
     assert {p.device for p in state.network.parameters()} == {cuda}
     moments = [value for item in state.optimizer.state.values() for value in item.values()]
     assert moments and {value.device for value in moments} == {cuda}

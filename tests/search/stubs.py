@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ class StubEvaluator:
     def snapshot(self, state: Any) -> dict[str, Any]:
         return dict(state)
 
-    def restore(self, spec: ArchSpec, seed: int, stored: dict[str, Any]) -> Any:
-        return dict(stored)
+    def at_work(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def run_phase(
         self, spec: ArchSpec, phase: int, state: Any, *, seed: int, protocol: Protocol | None = None

@@ -77,14 +77,15 @@ def test_a_warm_start_translates_choices_and_leaves_out_what_the_space_does_not_
     narrow.write_text(TINY_SPACE.replace("out_channels: [16, 24]", "out_channels: 48"))
     facts, limits = finished.run.manifest, [Limit("num_params", max=1e9)]
     reward = Reward(-0.07, -0.05, facts["baseline"]["num_params"])
+    source = begin.read(finished.run.folder, facts)
     for space, share in ((wider, "3 of 3"), (narrow, "0 of 3")):
         study = fresh(tmp_path / space.stem) if (tmp_path / space.stem).mkdir() is None else None
         assert study is not None
-        said = begin.warm_start(study, finished.run.folder, catalog.load_space(space), facts, reward, limits)
+        said = begin.warm_start(study, source, catalog.load_space(space), reward, limits)
         assert said.startswith(f"{share} trained networks of {finished.run.folder} are taken over")
         assert len(records(study)) == int(share[0])
     again = optuna.load_study(study_name="stub", storage=f"sqlite:///{tmp_path / 'wider' / 'study.db'}")
-    begin.warm_start(again, finished.run.folder, catalog.load_space(wider), facts, reward, limits)
+    begin.warm_start(again, source, catalog.load_space(wider), reward, limits)
     assert len(records(again)) == 3, "a run that was killed here takes none over twice"
 
 
@@ -92,7 +93,8 @@ def test_networks_beyond_this_runs_limits_are_left_behind(finished: SearchResult
     facts, space = finished.run.manifest, catalog.load_space(finished.run.path("space.yaml"))
     sizes = sorted(record.num_params for record in finished.records if record.costs_budget and record.num_params)
     limit = Limit("num_params", max=sizes[1])
-    said = begin.warm_start(fresh(tmp_path), finished.run.folder, space, facts, Reward(0, 0, 1), [limit])
+    source = begin.read(finished.run.folder, facts)
+    said = begin.warm_start(fresh(tmp_path), source, space, Reward(0, 0, 1), [limit])
     assert said.startswith("2 of 3 trained networks") and "1 lie outside this space or its limits" in said
 
 
@@ -126,3 +128,18 @@ def test_enqueueing_is_done_once(tiny_space: SearchSpace, tmp_path: Path) -> Non
     for _ in range(2):
         begin.enqueue(study, tiny_space, [str(network)])
     assert len(study.trials) == 1
+
+
+def test_a_source_that_cannot_be_read_is_refused_before_anything_is_made(
+    finished: SearchResult, run_copy: Path, settings: dict[str, Any]
+) -> None:
+    database = run_copy / "study.db"
+    for content in (b"", b"not a database" * 100):
+        database.write_bytes(content)
+        with pytest.raises(RunError, match=r"study\.db: cannot be read as a study .*continue it first"):
+            nas.search(**settings, budget=1, warm_start=run_copy)
+        assert database.read_bytes() == content, "another run is never written"
+        assert not settings["out"].exists()
+    database.unlink()
+    with pytest.raises(RunError, match=r"study\.db: is not there, and results are taken from it"):
+        nas.search(**settings, budget=1, warm_start=run_copy)

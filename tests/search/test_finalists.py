@@ -12,10 +12,11 @@ from stubs import PHASES, StubEvaluator, counted
 from nas import runs
 from nas.cost import count
 from nas.cost.step_time import FULL, Protocol
-from nas.engine import InlineEngine
+from nas.engine import InlineEngine, PhaseBug, checkpoints
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
 from nas.search.finalists import best, measure_again, optimism
+from nas.search.loop import saved_bug
 from nas.search.record import TrialRecord
 from nas.spec import ArchSpec, scaled
 
@@ -184,3 +185,46 @@ def test_the_best_are_trained_to_the_end_and_different(pair: list[tuple[TrialRec
     assert [item.number for item in best([small, *others, good], REWARD, 5)] == [5, 0]
     assert [item.number for item in best([small, good], REWARD, 1)] == [5]
     assert best(others, REWARD, 3) == []
+
+
+def test_a_network_that_the_program_fails_on_is_no_finalist(pair: list[tuple[TrialRecord, ArchSpec]]) -> None:
+    (first, _), (second, _) = pair
+    assert [item.number for item in best([first, second], REWARD, 2, {first.arch_hash})] == [second.number]
+
+
+def test_trainings_in_flight_continue_from_their_checkpoints(
+    pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run
+) -> None:
+    values = accuracies(pair, 0.60, 0.64, 0.80, 0.84)
+    folder = run.path(checkpoints.FOLDER)
+
+    class Killed(Again):
+        def run_phase(self, spec: ArchSpec, phase: int, state: Any, **named: Any) -> PhaseResult:
+            if (phase, len(self.seeds)) == (2, 3):
+                raise KeyboardInterrupt
+            return super().run_phase(spec, phase, state, **named)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_again(pair, InlineEngine(Killed(values), folder), PHASES, REWARD, run, [1, 2], lambda *_: None)
+    key = f"{pair[0][1].arch_hash}-s2"
+    assert [path.stem for path in folder.iterdir()] == [key]
+    rest = Again(values)
+    found = measure_again(pair, InlineEngine(rest, folder), PHASES, REWARD, run, [1, 2], lambda *_: None)
+    assert rest.seeds[0] == (pair[0][1].arch_hash, 2) and len(rest.seeds) == 1 + 2 * 2, (
+        "its second phase, and the others' two"
+    )
+    assert found[0].accuracies == (0.80, 0.84)
+    assert not list(folder.iterdir())
+
+
+def test_the_conditions_of_a_bug_are_saved_with_it(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
+    class Broken(Again):
+        def run_phase(self, spec: ArchSpec, phase: int, state: Any, **named: Any) -> PhaseResult:
+            raise ZeroDivisionError("boom")
+
+    with pytest.raises(PhaseBug) as raised:
+        measure_again(pair, InlineEngine(Broken({})), PHASES, REWARD, run, [4], lambda *_: None)
+    error = saved_bug(run, raised.value, "a finalist")
+    assert str(error).startswith("a finalist, phase 0: the program failed (ZeroDivisionError('boom'))")
+    stored = json.loads((run.folder / f"bug-{pair[0][1].arch_hash}.json").read_text())
+    assert (stored["seed"], stored["phase"], Protocol(**stored["protocol"])) == (4, 0, FULL)

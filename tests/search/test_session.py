@@ -16,7 +16,8 @@ import nas
 from nas import catalog
 from nas.errors import RunError, SearchError, UsageError
 from nas.report import load_run
-from nas.search import SearchResult, resume
+from nas.search import SearchResult, resume, session
+from nas.search.config import from_document
 from nas.search.session import spec_of
 from nas.search.study import open_study
 
@@ -180,3 +181,29 @@ def test_the_study_says_what_it_is_about(finished: SearchResult) -> None:
     facts = open_study(finished.run.folder, "search-tiny", sampler="random", pruner="none", seed=0).user_attrs
     assert facts["space"].startswith("tiny (") and facts["baseline"] == "tiny-middle"
     assert facts["reward"] == "val_accuracy * (step_time / baseline)^-0.07 * (num_params / baseline)^-0.05"
+
+
+def test_a_run_without_its_records_is_not_trained_again(run_copy: Path) -> None:
+    before = (run_copy / "trials.csv").read_text()
+    (run_copy / "study.db").unlink()
+    with pytest.raises(
+        RunError, match=r"study\.db: is not there, but trials\.csv is: .*Put it back, or start a new run"
+    ):
+        resume(run_copy, budget=9)
+    assert (run_copy / "trials.csv").read_text() == before and not (run_copy / "study.db").exists()
+
+
+def test_settings_of_the_first_runs_are_understood(finished: SearchResult) -> None:
+    stored = dict(finished.run.manifest["config"])
+    for name in ("devices", "skip_broken", "warm_start", "enqueue"):
+        stored.pop(name)
+    assert from_document({**stored, "device": "cpu"}).devices == "cpu"
+
+
+def test_a_script_without_the_usual_guard_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each worker imports the script, and would begin a search of its own."""
+    monkeypatch.setattr(session.multiprocessing, "parent_process", lambda: object())
+    monkeypatch.setattr(session.multiprocessing.current_process(), "name", "nas worker on cpu")
+    with pytest.raises(UsageError, match='if __name__ == "__main__":'):
+        nas.search(space="v2_tiny", budget=1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
