@@ -184,6 +184,7 @@ def run_loop(
             stuck = idle > 1 and idle % STUCK == 1
             begin(flight_of(_ask(study, domains, stuck=stuck, seed=terms.seed + len(found))))
         if not flights:
+            sweep()
             return found
         try:
             job, result = engine.next()
