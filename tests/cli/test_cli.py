@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -196,7 +197,7 @@ def test_a_terminated_search_says_how_to_go_on(
 ) -> None:
     def terminated(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
+        time.sleep(10)
 
     monkeypatch.setattr(session, "run_loop", terminated)
     code, _, err = run(capsys, "search", "--resume", str(run_copy))
