@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import nas
-from nas.evaluate import describe_device
+from nas.devices import describe_device
 from nas.runs import git_revision, write_json
 
 

@@ -24,8 +24,8 @@ import torch
 from benchmarks._common import conditions, folder, store
 from nas import catalog
 from nas.cost import count
+from nas.devices import pick_devices
 from nas.engine import Engine, InlineEngine, Job, LocalEngine
-from nas.evaluate import pick_devices
 from nas.search.config import SearchConfig
 from nas.search.session import setup_of
 from nas.space import SearchSpace, decode, forbidden, random_choose

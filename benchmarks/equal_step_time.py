@@ -41,7 +41,7 @@ from nas import catalog
 from nas.cost import count
 from nas.cost.step_time import FULL, step_times
 from nas.data import Dataset, Split, load
-from nas.evaluate import pick_device
+from nas.devices import pick_device
 from nas.lane import lane
 from nas.objective import pareto
 from nas.report import RunView, load_run

@@ -32,7 +32,8 @@ from nas.cost import Measurement
 from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, step_times
 from nas.data import Dataset, Split
-from nas.evaluate import Evaluator, pick_device, time_in_two_processes
+from nas.devices import pick_device
+from nas.evaluate import Evaluator, time_in_two_processes
 from nas.spec import ArchSpec
 from nas.train import loop
 from nas.train.recipes import RECIPES, Recipe

@@ -13,8 +13,8 @@ from nas import evaluate
 from nas.cost import Measurement, count
 from nas.cost.step_time import Protocol
 from nas.data import Dataset
-from nas.errors import DataError, DeviceError, UsageError
-from nas.evaluate import Evaluator, Setup, describe_device, pick_device, pick_devices
+from nas.errors import DataError, UsageError
+from nas.evaluate import Evaluator, Setup
 from nas.lane import lane
 from nas.space import Limit
 from nas.spec import ArchSpec
@@ -235,36 +235,3 @@ def test_timing_holds_the_lane_alone_and_training_shares_it(
     mine.run_phase(tiny_spec, 0, None, seed=0)
     mine.run_phase(tiny_spec, 1, None, seed=0)
     assert held == [True, False]
-
-
-def test_devices_by_name() -> None:
-    assert pick_device("cpu") == CPU
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(DeviceError, match="--devices: found 'gpu'; allowed: auto, cpu, cpu:2, cuda"):
-        pick_device("gpu")
-    with pytest.raises(DeviceError, match="step times are measured on cpu and cuda devices only"):
-        pick_device("meta")
-    with pytest.raises(DeviceError, match=r"cuda:99 is not there \(\d+ CUDA devices found\)\. Use --devices cpu"):
-        pick_device("cuda:99")
-
-
-def test_several_devices_by_name() -> None:
-    assert pick_devices("cpu") == (CPU,)
-    assert pick_devices("cpu:2") == pick_devices("cpu, cpu") == (CPU, CPU)
-    for wrong in ("cpu:0", "cpu:x", "cpu:1.5"):
-        with pytest.raises(DeviceError, match=f"--devices: found '{wrong}'; cpu:N is N workers on the CPU, 1 to 256"):
-            pick_devices(wrong)
-
-
-def test_devices_of_two_kinds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fast and a slow GPU would rank networks by where they happened to be timed."""
-    monkeypatch.setattr(evaluate, "pick_device", torch.device)
-    monkeypatch.setattr(evaluate, "describe_device", lambda device, threads: {"name": f"GPU {device.index}"})
-    with pytest.raises(DeviceError, match=r"cuda:0 is GPU 0, cuda:1 is GPU 1; step times compare only between"):
-        pick_devices("cuda:0,cuda:1")
-
-
-def test_a_device_is_described_by_what_step_times_depend_on() -> None:
-    found = describe_device(CPU)
-    assert found["type"] == "cpu" and found["name"] and found["threads"] == torch.get_num_threads()
-    assert (found["precision"], found["layout"]) == ("float32", "channels_last")

@@ -70,7 +70,8 @@ class SearchProgress(Watcher):
         self._began = time.monotonic()
         used = facts["data"]
         device = facts["device"]
-        place = f"{device['name']}" + (f", {device['threads']} threads" if device["type"] == "cpu" else "")
+        threads = device.get("threads")
+        place = device["name"] + (f", {threads} thread{'s' * (threads > 1)}" if threads else "")
         self._say("space", f"{facts['space']}, baseline {facts['baseline']['name']}")
         self._say(
             "data",
@@ -109,6 +110,8 @@ class SearchProgress(Watcher):
 
     def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
         """Show what the trial in flight is doing."""
+        if phase > 0 and record.number not in self._flights:
+            self._say("", f"trial {record.number} goes on with phase {phase} of {phases}", "dim")
         self._flights[record.number] = "timing" if phase == 0 else f"training {phase}/{phases}"
         self._show_flights()
 

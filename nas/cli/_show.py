@@ -164,7 +164,8 @@ def _verify(spec: ArchSpec) -> None:
 
 
 def _time(spec: ArchSpec, batch_size: int, device: str) -> None:
-    from nas.evaluate import describe_device, pick_device, time_in_two_processes
+    from nas.devices import describe_device, pick_device
+    from nas.evaluate import time_in_two_processes
 
     where = pick_device(device)
     click.echo(f"timing on {describe_device(where)['name']} in two processes, one after the other ...", err=True)

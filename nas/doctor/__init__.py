@@ -106,7 +106,7 @@ def _data(source: str, held: _Held, progress: Callable[[int, int], None] | None)
 def _speed(held: _Held, wanted: str, say: Callable[[str], None]) -> Iterator[Check]:
     import torch
 
-    from nas.evaluate import pick_device
+    from nas.devices import pick_device
 
     if held.space is None or held.recipe is None or held.data is None:
         return

@@ -80,7 +80,7 @@ def chosen(wanted: str) -> Iterator[Check]:
     """
     import torch
 
-    from nas.evaluate import describe_device, pick_device
+    from nas.devices import describe_device, pick_device
 
     device = pick_device(wanted)
     facts = describe_device(device)
@@ -179,7 +179,7 @@ def timing_lane(wanted: str) -> Iterator[Check]:
     Raises:
         DeviceError: it cannot be made.
     """
-    from nas.evaluate import lane_name, pick_device
+    from nas.devices import lane_name, pick_device
 
     try:
         name = lane_name(pick_device(wanted))

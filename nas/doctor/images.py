@@ -107,7 +107,7 @@ def throughput(
         torch.OutOfMemoryError: a step does not fit.
     """
     from nas.cost.step_time import Protocol, step_times
-    from nas.evaluate import lane_name
+    from nas.devices import lane_name
     from nas.lane import lane
     from nas.train import loop
     from nas.train.schedule import phases

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nas import catalog
 from nas.cost.step_time import Protocol
+from nas.devices import pick_devices
 from nas.errors import RunError
-from nas.evaluate import pick_devices
 from nas.search import config as configs
 from nas.search.session import reopened, setup_of
 

@@ -16,9 +16,10 @@ from nas import catalog, runs
 from nas.cost import count
 from nas.data import Dataset
 from nas.data import load as load_data
+from nas.devices import describe_device, pick_devices
 from nas.engine import WORKER, Engine, InlineEngine, LocalEngine, PhaseBug, checkpoints
 from nas.errors import RunError, SearchError, UsageError
-from nas.evaluate import Setup, check_limits, describe_device, pick_devices
+from nas.evaluate import Setup, check_limits
 from nas.objective import Reward, tightest, warnings
 from nas.report import write_report
 from nas.runs import Run

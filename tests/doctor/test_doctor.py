@@ -162,8 +162,8 @@ def test_an_absent_device_is_a_problem() -> None:
 
 def test_a_gpu_is_described_and_a_full_one_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"type": "cuda", "name": "NVIDIA L4", "memory_mib": 23034, "precision": "bfloat16 autocast"}
-    monkeypatch.setattr("nas.evaluate.pick_device", lambda _: torch.device("cuda", 0))
-    monkeypatch.setattr("nas.evaluate.describe_device", lambda _: facts)
+    monkeypatch.setattr("nas.devices.pick_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr("nas.devices.describe_device", lambda _: facts)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(22.4 * 2**30), int(22.5 * 2**30)))
     found = one(device.chosen("auto"))
     assert (found.level, found.found) == ("ok", "cuda:0: NVIDIA L4, 22.4 of 22.5 GiB free, bfloat16 autocast")

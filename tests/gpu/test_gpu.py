@@ -11,8 +11,9 @@ import torch
 
 from nas.cost.step_time import SEARCH, step_times
 from nas.data import Dataset
+from nas.devices import describe_device, pick_device
 from nas.engine import InlineEngine, Job, checkpoints
-from nas.evaluate import Evaluator, describe_device, pick_device
+from nas.evaluate import Evaluator
 from nas.space import Limit
 from nas.spec import ArchSpec, scaled
 from nas.train import loop
