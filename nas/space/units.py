@@ -32,6 +32,6 @@ def parse_quantity(text: str | int | float, cost: str) -> float:
 def format_count(number: float) -> str:
     """Write a count for people: 5288548 is `5.29M`."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
-        if abs(number) >= size:
+        if abs(number) >= 0.9995 * size:  # 999,600 is 1M to three digits
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
