@@ -101,9 +101,14 @@ def main() -> None:
     threads = max(1, torch.get_num_threads() // len(devices))
     sides: dict[str, Engine] = {
         "inline": InlineEngine(setup.evaluator(devices[0], data)),
-        "local": LocalEngine(setup.evaluator, devices, threads=threads, checkpoints=None),
+        "local": LocalEngine(setup.start, devices, threads=threads, checkpoints=None),
     }
     rounds: list[dict[str, Any]] = []
+    path = folder(devices[0], setting.out) / "engines.json"
+    head = conditions(devices[0]) | {
+        "settings": {name: str(value) for name, value in vars(setting).items()},
+        "threads": {"inline": torch.get_num_threads(), "local, each worker": threads},
+    }
     try:
         for engine in sides.values():  # all workers of a side have started before the clock does
             evaluate(engine, specs[: engine.slots], 0)
@@ -120,24 +125,13 @@ def main() -> None:
                 f"{row['inline']['timings_shared']} and {row['local']['timings_shared']} of {len(specs)}",
                 flush=True,
             )
+            ratios = [row["ratio"] for row in rounds]
+            ratio = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+            store(path, head | {"rounds": rounds, "ratio": ratio})
     finally:
         for engine in sides.values():
             engine.close()
-    ratios = [row["ratio"] for row in rounds]
-    print(
-        f"local over inline: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rounds)"
-    )
-    path = folder(devices[0], setting.out) / "engines.json"
-    store(
-        path,
-        conditions(devices[0])
-        | {
-            "settings": {name: str(value) for name, value in vars(setting).items()},
-            "threads": {"inline": torch.get_num_threads(), "local, each worker": threads},
-            "rounds": rounds,
-            "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-        },
-    )
+    print(f"local over inline: {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}, {len(rounds)} rounds)")
     print(path)
 
 
