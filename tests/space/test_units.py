@@ -63,7 +63,15 @@ def test_every_cost_has_an_example_that_reads() -> None:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(5_288_548, "5.29M"), (385_814_752, "386M"), (37.7e9, "37.7G"), (2e12, "2T"), (1500, "1.5K"), (12, "12"), (999_612, "1M")],
+    [
+        (5_288_548, "5.29M"),
+        (385_814_752, "386M"),
+        (37.7e9, "37.7G"),
+        (2e12, "2T"),
+        (1500, "1.5K"),
+        (12, "12"),
+        (999_612, "1M"),
+    ],
 )
 def test_counts_are_written_for_people(number: float, text: str) -> None:
     assert format_count(number) == text
