@@ -30,5 +30,6 @@ def test_nohup_is_respected() -> None:
     try:
         with signals():
             os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
