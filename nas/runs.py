@@ -27,7 +27,7 @@ SAME_RESULTS = (
     "recipe",
     "device",
     "torch",
-    "baseline",
+    "baseline.hash",
 )
 """What two runs must share, by its keys in the manifest, for their accuracies and step times to compare."""
 

@@ -173,7 +173,7 @@ def test_each_changed_condition_is_named(tmp_path: Path, key: str) -> None:
     with pytest.raises(RunError, match=rf'cannot be continued.* {key}: the run has .*, now "other"\. Start a new run'):
         first, _, rest = key.partition(".")
         runs.check_same(
-            runs.open_run(run.folder), FACTS | {first: {**FACTS[first], rest: "other"} if rest else "other"}
+            runs.open_run(run.folder), FACTS | {first: {**FACTS.get(first, {}), rest: "other"} if rest else "other"}
         )
 
 

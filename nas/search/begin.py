@@ -46,6 +46,7 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
         raise RunError(
             f"{database}: is not there, and results are taken from it. Give the folder of a run as it was searched."
         )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.load_study(
             study_name=None, storage=f"sqlite:///file:{quote(str(database.resolve()))}?mode=ro&uri=true"
