@@ -65,6 +65,27 @@ def best(
     return [trained[candidate.arch_hash] for candidate in order[:top_k]]
 
 
+def finalists_before(records: Sequence[TrialRecord], run: Run, seeds: Sequence[int]) -> list[TrialRecord]:
+    """Return the networks that have a training with each fresh seed already, from before the budget was raised.
+
+    They compete again, and cost nothing: what was measured of a network counts, also where others now lead the search.
+    """
+    stored = _stored(run)
+    return [
+        record
+        for record in records
+        if record.kind == "trained" and all(f"{record.arch_hash}-{seed}" in stored for seed in seeds)
+    ]
+
+
+def _stored(run: Run) -> dict[str, dict[str, Any]]:
+    """Return the fresh trainings that the run folder holds."""
+    if not run.path(FILE).exists():
+        return {}
+    found: dict[str, dict[str, Any]] = json.loads(run.path(FILE).read_text(encoding="utf-8"))["trainings"]
+    return found
+
+
 def measure_again(
     finalists: Sequence[tuple[TrialRecord, ArchSpec]],
     engine: Engine,
@@ -88,9 +109,7 @@ def measure_again(
     Raises:
         PhaseBug: the program failed on one of them.
     """
-    stored: dict[str, dict[str, Any]] = {}
-    if run.path(FILE).exists():
-        stored = json.loads(run.path(FILE).read_text(encoding="utf-8"))["trainings"]
+    stored = _stored(run)
     folder = run.path(checkpoints.FOLDER)
     wanted = [(record, Job(spec, 0, seed, FULL)) for record, spec in finalists for seed in seeds]
     queue = deque((record, job) for record, job in wanted if _name(job) not in stored)

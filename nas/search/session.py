@@ -27,7 +27,7 @@ from nas.search import begin
 from nas.search import config as configs
 from nas.search.config import SearchConfig
 from nas.search.facts import manifest
-from nas.search.finalists import Finalist, best, measure_again
+from nas.search.finalists import Finalist, best, finalists_before, measure_again
 from nas.search.loop import Terms, run_loop, saved_bug
 from nas.search.record import TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
@@ -326,8 +326,9 @@ def _ended(
         kinds = ", ".join(sorted({record.kind for record in found}))
         reason = short if spent < config.budget else "Raise the budget or use --pruner none."
         raise SearchError(f"no network was trained to the end (trials: {kinds}). {reason}")
-    specs = [(record, spec_of(record, space, **classes)) for record in top]
     seeds = range(config.seed + 1, config.seed + 1 + config.top_k_seeds)
+    top += [record for record in finalists_before(found, run, seeds) if record not in top]
+    specs = [(record, spec_of(record, space, **classes)) for record in top]
     try:
         finalists = measure_again(specs, engine, terms.num_phases, reward, run, seeds, watcher.finalist)
     except PhaseBug as bug:

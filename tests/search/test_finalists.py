@@ -15,7 +15,7 @@ from nas.cost.step_time import FULL, Protocol
 from nas.engine import InlineEngine, PhaseBug, checkpoints
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
-from nas.search.finalists import best, measure_again, optimism
+from nas.search.finalists import best, finalists_before, measure_again, optimism
 from nas.search.loop import saved_bug
 from nas.search.record import TrialRecord
 from nas.spec import ArchSpec, scaled
@@ -228,3 +228,14 @@ def test_the_conditions_of_a_bug_are_saved_with_it(pair: list[tuple[TrialRecord,
     assert str(error).startswith("a finalist, phase 0: the program failed (ZeroDivisionError('boom'))")
     stored = json.loads((run.folder / f"bug-{pair[0][1].arch_hash}.json").read_text())
     assert (stored["seed"], stored["phase"], Protocol(**stored["protocol"])) == (4, 0, FULL)
+
+
+def test_who_was_measured_again_before_competes_again(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
+    """After the budget was raised another network may lead the search; the fresh trainings of this one still count."""
+    (first, _), (second, _) = pair
+    assert finalists_before([first, second], run, [1, 2]) == []
+    measure_again(
+        pair[:1], InlineEngine(Again(accuracies(pair, 0.6, 0.6, 0, 0))), PHASES, REWARD, run, [1, 2], lambda *_: None
+    )
+    assert finalists_before([first, second], run, [1, 2]) == [first]
+    assert finalists_before([first, second], run, [1, 2, 3]) == [], "a seed more is a training more"
