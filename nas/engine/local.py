@@ -180,7 +180,7 @@ class LocalEngine:
             if self._unborn > self.slots:
                 raise DeviceError(
                     f"{member.device}: its worker {how} while it started, again and again. Try --devices {member.device} alone, "
-                    "or fewer workers; the system's log may say more (dmesg)."
+                    'or fewer workers; a script needs `if __name__ == "__main__":`; the system\'s log may say more (dmesg).'
                 )
         self._members.remove(member)
         self._vacant.append(member.device)

@@ -91,7 +91,7 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     Raises:
         NasError: one of its kinds, for anything a user can mend.
     """
-    if multiprocessing.parent_process() is not None and multiprocessing.current_process().name.startswith(WORKER):
+    if multiprocessing.current_process().name.startswith(WORKER):
         raise UsageError(
             'search: found in a worker process of a search; put the call below `if __name__ == "__main__":`, for every '
             "worker imports the script."

@@ -202,7 +202,6 @@ def test_settings_of_the_first_runs_are_understood(finished: SearchResult) -> No
 
 def test_a_script_without_the_usual_guard_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each worker imports the script, and would begin a search of its own."""
-    monkeypatch.setattr(session.multiprocessing, "parent_process", lambda: object())
     monkeypatch.setattr(session.multiprocessing.current_process(), "name", "nas worker on cpu")
     with pytest.raises(UsageError, match='if __name__ == "__main__":'):
         nas.search(space="v2_tiny", budget=1, out=tmp_path / "run")
