@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nas.cost import count
@@ -14,7 +14,7 @@ from nas.models import places
 from nas.objective import slacks
 from nas.space import Domain, SearchSpace, choices, decode, forbidden, random_choose
 from nas.space.decode import Choose, decode_stage
-from nas.spec import ArchSpec, LayerSpec, StageSpec, Value
+from nas.spec import ArchSpec, LayerSpec, StageSpec, Value, settled, single_layers
 
 _ENUMERABLE = 50_000
 """Forms of all parts together that are enumerated (a second or two)."""
@@ -82,37 +82,60 @@ def distinct(space: SearchSpace) -> int | None:
     products = _products(space)
     if products is None:
         return None
-    by_scalars: dict[Scalars, set[tuple[frozenset[Form], ...]]] = {}
+    by_scalars: dict[Scalars, list[_Product]] = {}
     for product in products.values():
-        forms = tuple(frozenset(part.values()) for part in product.parts)
-        by_scalars.setdefault(product.scalars, set()).add(forms)
-    sizes = [union_size(list(boxes)) for boxes in by_scalars.values()]
-    return None if None in sizes else sum(size for size in sizes if size is not None)
+        by_scalars.setdefault(product.scalars, []).append(product)
+    total = 0
+    for group in by_scalars.values():
+        if len(group) > 1 and any(product.others != 1 for product in group):
+            return None  # stages that were only counted cannot be compared
+        boxes = {tuple(frozenset(part.values()) for part in product.parts) for product in group}
+        size = union_size(list(boxes), _following)
+        if size is None:
+            return None
+        total += size * group[0].others
+    return total
 
 
-def union_size(boxes: Sequence[tuple[frozenset[Form], ...]]) -> int | None:
+Follow = Callable[["Form", int], tuple["Form", int]]
+"""What a part really is after the channels before it, and the channels it hands on."""
+
+
+def _following(form: Form, channels: int) -> tuple[Form, int]:
+    """Settle a stage: whether it can have its skip connection depends on the channels of the part before."""
+    if isinstance(form, StageSpec):
+        form = settled(form, channels)
+        return form, form.layers[-1].out_channels
+    return form, 0 if form is None else form.out_channels
+
+
+def union_size(
+    boxes: Sequence[tuple[frozenset[Form], ...]], follow: Follow = lambda form, channels: (form, 0)
+) -> int | None:
     """Return how many tuples lie in at least one of some products of sets, or None where that takes too long.
 
     Part by part: the forms of a part are grouped by the products that hold them, and each group goes on with those.
     """
-    known: dict[tuple[int, frozenset[int]], int] = {}
+    known: dict[tuple[int, frozenset[int], int], int] = {}
 
-    def tuples(part: int, inside: frozenset[int]) -> int:
+    def tuples(part: int, inside: frozenset[int], channels: int) -> int:
         if part == len(boxes[0]):
             return 1
-        if (part, inside) not in known:
+        if (part, inside, channels) not in known:
             if len(known) > _ENUMERABLE:
                 raise OverflowError
-            holders: dict[Form, set[int]] = {}
+            holders: dict[tuple[Form, int], set[int]] = {}
             for box in inside:
                 for form in boxes[box][part]:
-                    holders.setdefault(form, set()).add(box)
-            groups = Counter(frozenset(held) for held in holders.values())
-            known[part, inside] = sum(size * tuples(part + 1, group) for group, size in groups.items())
-        return known[part, inside]
+                    holders.setdefault(follow(form, channels), set()).add(box)
+            groups = Counter((frozenset(held), after) for (_, after), held in holders.items())
+            known[part, inside, channels] = sum(
+                size * tuples(part + 1, group, after) for (group, after), size in groups.items()
+            )
+        return known[part, inside, channels]
 
     try:
-        return tuples(0, frozenset(range(len(boxes))))
+        return tuples(0, frozenset(range(len(boxes))), 0)
     except OverflowError:
         return None
 
@@ -129,11 +152,13 @@ class _Product:
     """The networks that are left once the choices that act on all parts are made.
 
     Args:
-        parts: For each part its resolved form by the values of its own choices.
+        parts: For each part its resolved form by the values of its own choices; empty for a stage that was only counted.
+        others: The number of combinations of the stages that were only counted.
     """
 
     scalars: Scalars
     parts: tuple[dict[tuple[Value, ...], Form], ...]
+    others: int = 1
 
 
 def _by_part(space: SearchSpace) -> dict[str, dict[str, Domain]]:
@@ -149,15 +174,24 @@ def _products(space: SearchSpace) -> dict[tuple[Value, ...], _Product] | None:
     """Return the product of forms for every choice of values that act on all parts, or None where that is too much."""
     by_part = _by_part(space)
     for_all = by_part.pop("")
-    sizes = [math.prod(len(domain.values) for domain in part.values()) for part in (for_all, *by_part.values())]
-    if sizes[0] * sum(sizes[1:]) > _ENUMERABLE:
+    free = _counted_by_layer(space, by_part, _combinations(for_all))
+    sizes = [_combinations(domains) for part, domains in by_part.items() if part not in free]
+    if _combinations(for_all) * sum(sizes) > _ENUMERABLE:
         return None
     products = {}
     for shared in _every(for_all):
         base = decode(space, _chooser(shared))
         activation = str(shared.get("activation", space.activation.values[0]))
-        parts = []
+        parts: list[dict[tuple[Value, ...], Form]] = []
+        others = 1
         for part, domains in by_part.items():
+            if part in free:
+                number = _stages_by_layer(space, base, int(part[1:]), domains, shared)
+                if number is None:
+                    return None
+                others *= number
+                parts.append({(): None})
+                continue
             forms = {}
             for own in _every(domains):
                 choose = _chooser({**shared, **own})
@@ -169,8 +203,48 @@ def _products(space: SearchSpace) -> dict[tuple[Value, ...], _Product] | None:
             parts.append(forms)
         resolved = base.resolved()
         scalars = resolved.resolution, resolved.dropout, resolved.drop_path
-        products[tuple(shared.values())] = _Product(scalars, tuple(parts))
+        products[tuple(shared.values())] = _Product(scalars, tuple(parts), others)
     return products
+
+
+def _combinations(domains: Mapping[str, Domain]) -> int:
+    return math.prod(len(domain.values) for domain in domains.values())
+
+
+def _counted_by_layer(space: SearchSpace, by_part: Mapping[str, Mapping[str, Domain]], times: int) -> set[str]:
+    """Return the stages that are counted one layer at a time: where all is too much, those whose layers are independent."""
+    wishes = any(layer.skip.values != ("",) for _, layer in space.layers())
+    if wishes or space.depth_mult.values != (1.0,) or times * sum(map(_combinations, by_part.values())) <= _ENUMERABLE:
+        return set()
+    return {f"s{number}" for number, stage in enumerate(space.stages, 1) if stage.per_layer}
+
+
+def _stages_by_layer(
+    space: SearchSpace, base: ArchSpec, number: int, domains: Mapping[str, Domain], shared: Mapping[str, Value]
+) -> int | None:
+    """Count the distinct forms of a stage whose layers are chosen one by one: lists of layers, a union of products."""
+    of_layer = {name: domain for name, domain in domains.items() if name.count(".") == 2}
+    of_stage = {name: domain for name, domain in domains.items() if name not in of_layer}
+    activation = str(shared.get("activation", space.activation.values[0]))
+    most = int(max(float(value) for value in space.stages[number - 1].layers[0].num_layers.values))
+    boxes = set()
+    for own in _every(of_stage):
+
+        def layers(values: Mapping[str, Value], own: Mapping[str, Value] = own) -> list[LayerSpec]:
+            choose = _chooser({**shared, **own, **values})
+            return single_layers(base.resolved_stage(decode_stage(space, number, choose, activation)))
+
+        box: list[frozenset[Form]] = []
+        for index in range(most):
+            mine = {name: domain for name, domain in of_layer.items() if name.startswith(f"s{number}.l{index + 1}.")}
+            if index >= len(layers({})):
+                box.append(frozenset({None}))
+            elif _combinations(mine) > 1000:
+                return None
+            else:
+                box.append(frozenset(layers(values)[index] for values in _every(mine)))
+        boxes.add(tuple(box))
+    return union_size(list(boxes))
 
 
 def _chooser(chosen: Mapping[str, Value]) -> Choose:
@@ -198,8 +272,12 @@ def _useless(space: SearchSpace) -> Iterator[str]:
     if products is None:
         return
     by_part = _by_part(space)
-    tables: list[tuple[list[str], list[Mapping[tuple[Value, ...], object]]]] = [(list(by_part.pop("")), [products])]
-    for index, domains in enumerate(by_part.values()):
+    for_all = by_part.pop("")
+    tables: list[tuple[list[str], list[Mapping[tuple[Value, ...], object]]]] = [(list(for_all), [products])]
+    counted = _counted_by_layer(space, by_part, _combinations(for_all))
+    for index, (part, domains) in enumerate(by_part.items()):
+        if part in counted:
+            continue
         tables.append((list(domains), [product.parts[index] for product in products.values()]))
     for names, outcomes in tables:
         for index, name in enumerate(names):

@@ -1,7 +1,7 @@
 """From an `ArchSpec` to a network, and to the blocks that it is made of.
 
-Module names follow timm's EfficientNet (`conv_stem`, `bn1`, `blocks.2.0.conv_dw`, `conv_head`, `classifier`), so that
-a checkpoint of either fits the other.
+Tensors are named as timm names them: `conv_stem`, `blocks.2.0.conv_dw`, `classifier` as in its EfficientNet, or, for a
+network of ResNet blocks, `conv1`, `layer3.0.conv2`, `fc` as in its ResNet; so that a checkpoint of either fits the other.
 """
 
 from __future__ import annotations
@@ -13,94 +13,142 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nas.blocks import BLOCKS, BlockArgs
-from nas.blocks._layers import out_size
-from nas.spec import ArchSpec, LayerSpec, strides
+from nas.blocks import BLOCKS, BlockArgs, Call
+from nas.blocks._layers import DropPath, out_size
+from nas.spec import ArchSpec, LayerSpec, single_layers
 
 
 @dataclass(frozen=True)
 class Place:
-    """One block of a network: where it stands, what it is, and the size of the image that reaches it (pixels)."""
+    """One block of a network: where it stands, what it is, and the size of the image that reaches it (pixels).
+
+    `pooled`: a max pooling of stride 2 follows.
+    """
 
     part: str
     layer: LayerSpec
     args: BlockArgs
     size: int
+    pooled: bool = False
 
     @property
     def out_size(self) -> int:
         """Height and width of the output, in pixels."""
-        return out_size(self.size, self.args.stride)
+        size = out_size(self.size, self.args.stride)
+        return out_size(size, 2) if self.pooled else size
+
+    @property
+    def call(self) -> Call:
+        """The module, written down."""
+        return BLOCKS[self.layer.block].call(self.args)
 
 
 def places(spec: ArchSpec) -> Iterator[Place]:
-    """Yield every block of a network in order: `stem`, `s1` ... , `head`.
-
-    Drop-path rates rise linearly over all blocks: rate * i / N, i from 0.
-    Source: Huang et al. 2016, arXiv:1603.09382, equation 4, as in the released EfficientNet code.
-    """
+    """Yield every block of a network in order: `stem`, `s1` ... , `head`."""
     spec = spec.resolved()
-    blocks = [("stem", spec.stem, spec.stem.stride, 0.0)]
-    total = sum(stage.num_layers for stage in spec.stages)
-    index = 0
+    blocks = [("stem", spec.stem)]
     for number, stage in enumerate(spec.stages, 1):
-        for layer, stride in strides(stage.layers):
-            blocks.append((f"s{number}", layer, stride, spec.drop_path * index / total))
-            index += 1
+        blocks += [(f"s{number}", layer) for layer in single_layers(stage)]
     if spec.head is not None:
-        blocks.append(("head", spec.head, spec.head.stride, 0.0))
+        blocks.append(("head", spec.head))
     channels, size = spec.in_channels, spec.resolution
-    for part, layer, stride, drop_path in blocks:
+    for part, layer in blocks:
+        rule = BLOCKS[layer.block].rule
         args = BlockArgs(
             in_channels=channels,
             out_channels=layer.out_channels,
-            stride=stride,
+            stride=layer.stride,
             activation=layer.activation,
-            norm_eps=spec.norm_eps,
-            norm_momentum=spec.norm_momentum,
-            drop_path=drop_path,
-            options=dict(layer.options),
+            options=rule.all_options(dict(layer.options)),
+            skip=layer.skip or rule.skip or "none",
         )
-        place = Place(part, layer, args, size)
+        if part == "head" and spec.pool_first:
+            size = 1
+        place = Place(part, layer, args, size, pooled=part == "stem" and spec.stem_pool)
         yield place
         channels, size = layer.out_channels, place.out_size
+
+
+def naming(spec: ArchSpec) -> str:
+    """Return whose names the tensors of a network have: `resnet` where it is one, else `efficientnet`."""
+    kinds = {BLOCKS[layer.block].naming for stage in spec.stages for layer in stage.layers}
+    return "resnet" if kinds == {"resnet"} and spec.head is None else "efficientnet"
 
 
 class Network(nn.Module):
     """A built architecture: maps images (N, in_channels, H, W) to class scores (N, num_classes).
 
     Any H = W works; `spec.resolution` is the one it is meant for.
+
+    Drop-path rates rise linearly over all blocks: rate * i / N, i from 0.
+    Source: Huang et al. 2016, arXiv:1603.09382, equation 4, as in the released EfficientNet code.
     """
 
     def __init__(self, spec: ArchSpec) -> None:
         super().__init__()
         self.spec = spec
+        self._resnet = naming(spec) == "resnet"
         stages: dict[str, list[nn.Module]] = {}
         width = spec.in_channels
         for place in places(spec):
-            module = BLOCKS[place.layer.block].build(place.args)
-            stages.setdefault(place.part, []).append(module)
+            stages.setdefault(place.part, []).append(BLOCKS[place.layer.block].build(place.args))
             width = place.args.out_channels
-        stem = stages.pop("stem")[0]
-        self.conv_stem, self.bn1, self.act1 = _parts(stem)
-        head = stages.pop("head", None)
-        self.blocks = nn.Sequential(*(nn.Sequential(*blocks) for blocks in stages.values()))
-        self.conv_head, self.bn2, self.act2 = (
-            (nn.Identity(), nn.Identity(), nn.Identity()) if head is None else _parts(head[0])
-        )
+        stem, head = stages.pop("stem")[0], stages.pop("head", [nn.Identity()])[0]
+        pool = nn.MaxPool2d(3, 2, 1) if spec.stem_pool else nn.Identity()
+        if self._resnet:
+            self.conv1, self.bn1, self.act1 = _parts(stem)
+            self.maxpool = pool
+            for number, blocks in enumerate(stages.values(), 1):
+                self.add_module(f"layer{number}", nn.Sequential(*blocks))
+        else:
+            self.conv_stem, self.bn1, self.act1 = _parts(stem)
+            self.pool = pool
+            self.blocks = nn.Sequential(*(nn.Sequential(*blocks) for blocks in stages.values()))
+            self.conv_head, self.bn2, self.act2 = _parts(head)
         self.dropout = nn.Dropout(spec.dropout)
-        self.classifier = nn.Linear(width, spec.num_classes)
+        self.add_module("fc" if self._resnet else "classifier", nn.Linear(width, spec.num_classes))
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps, module.momentum = spec.norm_eps, spec.norm_momentum
+        every = [block for blocks in stages.values() for block in blocks]
+        for index, block in enumerate(every):
+            for module in block.modules():
+                if isinstance(module, DropPath):
+                    module.rate = spec.drop_path * index / len(every)
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The classifier, whatever its name."""
+        found = self.get_submodule("fc" if self._resnet else "classifier")
+        assert isinstance(found, nn.Linear)
+        return found
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The stages in order."""
+        if not self._resnet:
+            return list(self.blocks)
+        return [self.get_submodule(f"layer{number}") for number in range(1, len(self.spec.stages) + 1)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores of a batch of images."""
-        x = self.act1(self.bn1(self.conv_stem(x)))
-        x = self.act2(self.bn2(self.conv_head(self.blocks(x))))
-        scores: Tensor = self.classifier(self.dropout(x.mean((2, 3))))
+        if self._resnet:
+            x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+            for stage in self.stages:
+                x = stage(x)
+        else:
+            x = self.blocks(self.pool(self.act1(self.bn1(self.conv_stem(x)))))
+            if self.spec.pool_first:
+                x = x.mean((2, 3), keepdim=True)
+            x = self.act2(self.bn2(self.conv_head(x)))
+        scores: Tensor = self.linear(self.dropout(x.mean((2, 3))))
         return scores
 
 
 def _parts(block: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
     """Return convolution, norm and activation of a `conv` block: timm keeps those of stem and head at top level."""
+    if isinstance(block, nn.Identity):
+        return nn.Identity(), nn.Identity(), nn.Identity()
     return block.get_submodule("conv"), block.get_submodule("bn1"), block.get_submodule("act1")
 
 

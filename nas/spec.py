@@ -64,6 +64,9 @@ class Key:
         default: Value where the file gives none.
         minimum, maximum: Bounds of a number, both allowed values.
         odd: A number must be odd (a kernel that has a centre).
+        names: The names that a `str` may be.
+        quiet: The small print of one family: may be given once for the whole file, and is left out of a layer (of its
+            text and its hash) where it has its default.
         doc: What it means, with its unit.
     """
 
@@ -72,13 +75,15 @@ class Key:
     minimum: float | None = None
     maximum: float | None = None
     odd: bool = False
+    names: tuple[str, ...] = ()
+    quiet: bool = False
     doc: str = ""
 
     def problem(self, value: object) -> str | None:
         """Say what is wrong with a value, or return None."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = number if self.kind is float else isinstance(value, self.kind) and number == (self.kind is int)
-        if not fits:
+        if not fits or (self.names and value not in self.names):
             return f"found {value!r}; allowed: {self.allowed()}"
         if number:
             assert isinstance(value, int | float)
@@ -90,6 +95,8 @@ class Key:
 
     def allowed(self) -> str:
         """Say which values are allowed."""
+        if self.names:
+            return " or ".join(self.names)
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[self.kind]
         if self.odd:
             words = words.replace("a whole", "an odd whole")
@@ -108,13 +115,27 @@ class BlockRule:
         keys: The keys by name.
         masked: Maps the options of a layer to those that shape the network: a key that the block does not read
             *with these other values* is set to the value it has without effect (no squeeze-excitation in a
-            fused block without expansion, say).
+            fused block without expansion, say). It is also given the layer's `activation`, and may not change it.
         roles: Where the block may stand: `stem`, `stage`, `head`.
+        skip: The skip connection that the block has where the file names none: `identity` or `none`. Empty: its skip
+            connection cannot be chosen.
     """
 
     keys: Mapping[str, Key]
     masked: Callable[[Mapping[str, Value]], Mapping[str, Value]] = lambda options: options
     roles: frozenset[str] = frozenset({"stage"})
+    skip: str = ""
+
+    def read(self, options: Mapping[str, Value], activation: str) -> dict[str, Value]:
+        """Return the options that shape the network: masked, and without small print that has its default."""
+        masked = self.masked({"activation": activation} | {key: options[key] for key in self.keys})
+        return {
+            name: masked[name] for name, key in self.keys.items() if not (key.quiet and masked[name] == key.default)
+        }
+
+    def all_options(self, options: Mapping[str, Value]) -> dict[str, Value]:
+        """Return options with the small print that was left out."""
+        return {name: key.default for name, key in self.keys.items() if key.quiet} | dict(options)
 
 
 Rules = Mapping[str, BlockRule]
@@ -135,6 +156,10 @@ class LayerSpec:
         stride: Stride of the first block; the others have 1.
         activation: Name of the activation function.
         options: The keys that the block reads besides, sorted by name.
+        skip: `identity`, `pool` or `none`: what is added to the output of each block where the shapes allow it; empty:
+            what the block has by itself.
+        scale_width: Whether `width_mult` acts on `out_channels`: `always`, `up` (only above 1) or `never`.
+        scale_depth: Whether `depth_mult` acts on `num_layers`.
     """
 
     block: str
@@ -143,6 +168,9 @@ class LayerSpec:
     stride: int = 1
     activation: str = "silu"
     options: tuple[tuple[str, Value], ...] = ()
+    skip: str = ""
+    scale_width: str = "always"
+    scale_depth: bool = True
 
     def __getitem__(self, key: str) -> Any:
         """Return an option, such as `layer["kernel_size"]`."""
@@ -157,7 +185,11 @@ class LayerSpec:
             "num_layers": self.num_layers,
             "stride": self.stride,
             "activation": self.activation,
+            **{key: getattr(self, key) for key, default in _QUIET_LAYER.items() if getattr(self, key) != default},
         }
+
+
+_QUIET_LAYER: dict[str, Value] = {"skip": "", "scale_width": "always", "scale_depth": True}
 
 
 @dataclass(frozen=True)
@@ -178,6 +210,8 @@ class ArchSpec:
 
     Args:
         stem, stages, head: The layers; a head of None means pool and classify.
+        stem_pool: Whether a 3 x 3 max pooling of stride 2 follows the stem (ResNet).
+        pool_first: Whether the image is pooled before the head, not after it (MobileNetV3).
         resolution: Input height and width in pixels, before `resolution_mult`.
         num_classes, in_channels: Outputs, and channels of the image.
         dropout: Rate before the classifier. drop_path: Rate of the last block; block i of N has `rate * i / N`.
@@ -202,15 +236,22 @@ class ArchSpec:
     round_limit: float = 0.9
     norm_eps: float = 1e-3
     norm_momentum: float = 0.1
+    stem_pool: bool = False
+    pool_first: bool = False
     name: str = ""
     reference: str = ""
 
     def resolved(self) -> ArchSpec:
         """Return the same network with its multipliers applied, so that they are all 1."""
+        stem = self._wide(self.stem)
+        stages, channels = [], stem.out_channels
+        for stage in self.stages:
+            stages.append(settled(self.resolved_stage(stage), channels))
+            channels = stages[-1].layers[-1].out_channels
         return replace(
             self,
-            stem=self._wide(self.stem),
-            stages=tuple(self.resolved_stage(stage) for stage in self.stages),
+            stem=stem,
+            stages=tuple(stages),
             head=None if self.head is None else self._wide(self.head),
             resolution=(
                 self.resolution
@@ -220,15 +261,19 @@ class ArchSpec:
             width_mult=1.0,
             depth_mult=1.0,
             resolution_mult=1.0,
+            pool_first=self.pool_first and self.head is not None,
         )
 
     def resolved_stage(self, stage: StageSpec) -> StageSpec:
-        """Return a stage with the multipliers of this spec applied."""
+        """Return a stage with the multipliers of this spec applied. (`settled` comes after: it needs the stage before.)"""
+        scaled = [layer.num_layers for layer in stage.layers if layer.scale_depth]
         runs = [self._wide(layer) for layer in stage.layers]
-        left_before, left_after = stage.num_layers, round_depth(stage.num_layers, self.depth_mult)
+        left_before, left_after = sum(scaled), round_depth(sum(scaled), self.depth_mult)
         # A stage of several runs is scaled as a whole and the layers are spread from its last run backwards, as
         # timm does (`_scale_stage_depth`): the total is that of the whole stage, or more where a run needs its one layer.
         for index in reversed(range(len(runs))):
+            if not stage.layers[index].scale_depth:
+                continue
             before = runs[index].num_layers
             after = max(1, round(before / left_before * left_after))
             runs[index] = replace(runs[index], num_layers=after)
@@ -236,10 +281,12 @@ class ArchSpec:
         return StageSpec(merged(tuple(runs)))
 
     def _wide(self, layer: LayerSpec) -> LayerSpec:
-        if self.width_mult == 1:
-            return layer
-        wide = round_channels(layer.out_channels * self.width_mult, self.channel_divisor, self.round_limit)
-        return replace(layer, out_channels=wide)
+        """Return a layer with its width scaled, and without the fields that say how it scales: they are used up."""
+        if self.width_mult == 1 or layer.scale_width == "never" or (layer.scale_width == "up" and self.width_mult < 1):
+            wide = layer.out_channels
+        else:
+            wide = round_channels(layer.out_channels * self.width_mult, self.channel_divisor, self.round_limit)
+        return replace(layer, out_channels=wide, scale_width="always", scale_depth=True)
 
     def canonical(self) -> str:
         """Return the canonical JSON of the resolved network: sorted keys, no names, no neutral numbers."""
@@ -250,6 +297,7 @@ class ArchSpec:
             "stages": [[layer.document() for layer in stage.layers] for stage in spec.stages],
             "head": None if spec.head is None else spec.head.document(),
             **{key: _plain(getattr(spec, key)) for key in _IDENTITY},
+            **{key: True for key in ("stem_pool", "pool_first") if getattr(spec, key)},
         }
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
@@ -263,6 +311,8 @@ class ArchSpec:
         head: dict[str, Any] = {"dropout": _plain(self.dropout)}
         if self.head is not None:
             head = _without(self.head.document(), "num_layers") | head
+        if self.pool_first:
+            head["pool_first"] = True
         stages = [
             stage.layers[0].document()
             if len(stage.layers) == 1
@@ -276,7 +326,7 @@ class ArchSpec:
             "num_classes": self.num_classes,
             "in_channels": self.in_channels,
             **rest,
-            "stem": _without(self.stem.document(), "num_layers"),
+            "stem": _without(self.stem.document(), "num_layers") | ({"max_pool": True} if self.stem_pool else {}),
             "stages": stages,
             "head": head,
         }
@@ -321,6 +371,21 @@ def merged(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
     return tuple(out)
 
 
+def settled(stage: StageSpec, in_channels: int) -> StageSpec:
+    """Return a resolved stage without wishes for a skip connection where no block of a run can have one.
+
+    Identity needs stride 1 and equal channels, pooling needs equal channels; so that a wish without effect makes no
+    second text of one network.
+    """
+    runs = []
+    for layer in stage.layers:
+        equal = layer.out_channels == in_channels
+        possible = layer.num_layers > 1 or (equal and (layer.stride == 1 or layer.skip == "pool"))
+        runs.append(layer if possible else replace(layer, skip=""))
+        in_channels = layer.out_channels
+    return StageSpec(merged(tuple(runs)))
+
+
 def summary(spec: ArchSpec) -> str:
     """Return one readable line: each stage of the resolved network as block, kernel, expansion, SE, width, depth."""
     parts = []
@@ -336,9 +401,13 @@ def summary(spec: ArchSpec) -> str:
 _SHORT = {"kernel_size": "k", "expand_ratio": "e", "se_ratio": "se", "fused_mbconv": "fused"}
 
 
-def strides(layers: tuple[LayerSpec, ...]) -> list[tuple[LayerSpec, int]]:
-    """Return every block of some runs with its own stride: the run's for the first, 1 for the others."""
-    return [(layer, layer.stride if index == 0 else 1) for layer in layers for index in range(layer.num_layers)]
+def single_layers(stage: StageSpec) -> list[LayerSpec]:
+    """Return a stage block by block, each with its own stride: the run's for the first of a run, 1 for the others."""
+    return [
+        replace(run, num_layers=1, stride=run.stride if place == 0 else 1)
+        for run in stage.layers
+        for place in range(run.num_layers)
+    ]
 
 
 def _plain(value: Any) -> Any:

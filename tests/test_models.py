@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from nas.blocks import BLOCKS, _layers, fused_mbconv, mbconv
+from nas.blocks import BLOCKS, _layers
 from nas.catalog import load_arch, load_space
 from nas.cost import count, table
 from nas.cost.verify import fvcore_count
 from nas.models import build, places, timm_definition
 from nas.space import decode, random_choose
-from nas.spec import ArchSpec, LayerSpec, StageSpec, scaled
+from nas.spec import ArchSpec, LayerSpec, StageSpec, Value, scaled
 
 COUNTS = [
     ("efficientnet_b0", 224, 5_288_548, 385_814_752),
@@ -64,27 +64,26 @@ def built_params(spec: ArchSpec) -> int:
     return sum(parameter.numel() for parameter in build(spec, seed=0).parameters())
 
 
-def edited(spec: ArchSpec, **options: float) -> ArchSpec:
-    """Return a spec with some options of every stage replaced."""
+def edited(spec: ArchSpec, **options: Value) -> ArchSpec:
+    """Return a spec with some options of every stage replaced, where its block reads them."""
 
     def layer(old: LayerSpec) -> LayerSpec:
-        return replace(old, options=tuple(sorted((dict(old.options) | options).items())))
+        rule = BLOCKS[old.block].rule
+        wishes = {key: value for key, value in options.items() if key in rule.keys}
+        read = rule.read(rule.all_options(dict(old.options)) | wishes, old.activation)
+        return replace(old, options=tuple(sorted(read.items())))
 
     return replace(spec, stages=tuple(StageSpec(tuple(map(layer, stage.layers))) for stage in spec.stages))
 
 
-def test_mutation_b0_with_squeeze_from_the_expanded_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    def from_expanded(args: Any) -> int:
-        return int(_layers.expanded(args) * float(args["se_ratio"]))
-
-    monkeypatch.setattr(_layers, "squeezed", from_expanded)
-    spec = load_arch("efficientnet_b0")
+def test_mutation_b0_with_squeeze_from_the_expanded_width() -> None:
+    spec = edited(load_arch("efficientnet_b0"), se_base="expanded")
     assert count(spec).params == built_params(spec) == 8_423_848
 
 
-def test_mutation_b0_that_keeps_an_expansion_in_its_first_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mbconv, "MBConvE1", mbconv.MBConv)
-    assert built_params(load_arch("efficientnet_b0")) == 5_289_636
+def test_mutation_b0_that_keeps_an_expansion_in_its_first_stage() -> None:
+    spec = edited(load_arch("efficientnet_b0"), keep_expansion=True)
+    assert count(spec).params == built_params(spec) == 5_289_636
 
 
 def test_mutation_b0_without_squeeze_excitation() -> None:
@@ -92,9 +91,9 @@ def test_mutation_b0_without_squeeze_excitation() -> None:
     assert count(spec).params == built_params(spec) == 4_652_008
 
 
-def test_mutation_v2_s_with_a_projection_in_its_first_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_mbconv, "FusedMBConvE1", fused_mbconv.FusedMBConv)
-    assert built_params(load_arch("efficientnetv2_s")) == 21_459_736
+def test_mutation_v2_s_with_a_projection_in_its_first_stage() -> None:
+    spec = edited(load_arch("efficientnetv2_s"), keep_projection=True)
+    assert count(spec).params == built_params(spec) == 21_459_736
 
 
 def test_mutation_v2_s_with_the_widths_of_an_early_figure() -> None:
@@ -261,7 +260,7 @@ def test_timm_builds_the_same_network_from_the_notation(timm: Any, space: str) -
         shapes = {key: value.shape for key, value in theirs.state_dict().items()}
         assert shapes == {key: value.shape for key, value in mine.state_dict().items()}
         for our_stage, their_stage in zip(mine, theirs, strict=True):
-            ours = [getattr(block, "residual", False) for block in our_stage]
+            ours = [block.skip is not None for block in our_stage]
             assert ours == [block.has_skip for block in their_stage]
 
 

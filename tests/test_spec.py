@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.blocks import rules
+from nas.blocks._layers import DropPath
 from nas.catalog import load_arch, load_space
 from nas.cost import count
-from nas.models import places
+from nas.models import build
 from nas.space import decode, library, load, random_choose
 from nas.spec import (
     ArchSpec,
@@ -29,7 +30,7 @@ from nas.spec import (
     round_depth,
     round_resolution,
     scaled,
-    strides,
+    single_layers,
     summary,
 )
 
@@ -253,12 +254,12 @@ def test_neighbouring_runs_merge_only_where_they_are_the_same() -> None:
 
 def test_only_the_first_block_of_a_run_has_its_stride() -> None:
     run = replace(BLOCK, num_layers=3, stride=2)
-    assert [stride for _, stride in strides((run,))] == [2, 1, 1]
+    assert [layer.stride for layer in single_layers(StageSpec((run,)))] == [2, 1, 1]
 
 
 def test_drop_path_rises_linearly_and_never_reaches_its_rate() -> None:
     spec = network((replace(BLOCK, num_layers=4),), drop_path=0.2)
-    rates = [place.args.drop_path for place in places(spec) if place.part == "s1"]
+    rates = [module.rate for module in build(spec).modules() if isinstance(module, DropPath)]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.15])
 
 
@@ -333,6 +334,7 @@ OTHER_VALUES: dict[str, Any] = {
     "resolution_mult": 2.0,
     "norm_eps": 1e-5,
     "norm_momentum": 0.01,
+    "stem_pool": True,
     "head": LayerSpec("conv", 64, options=(("kernel_size", 1),)),
     "stem": LayerSpec("conv", 16, 1, 2, "silu", (("kernel_size", 3),)),
     "stages": (StageSpec((replace(BLOCK, stride=2),)),),
@@ -353,6 +355,7 @@ def test_any_changed_field_gives_another_hash(field: str) -> None:
         {"num_layers": 3},
         {"stride": 2},
         {"activation": "relu"},
+        {"skip": "none", "num_layers": 2},
         {"options": (("expand_ratio", 4.0), ("kernel_size", 5), ("se_ratio", 0.0))},
     ],
     ids=lambda change: next(iter(change)),
@@ -364,10 +367,13 @@ def test_any_changed_key_of_a_layer_gives_another_hash(change: dict[str, Any]) -
 def test_every_field_of_a_spec_is_tested_for_its_part_in_the_identity() -> None:
     acts_through_rounding = {"channel_divisor", "round_limit"}
     for_people = {"name", "reference"}
-    assert {item.name for item in fields(ArchSpec)} == set(OTHER_VALUES) | acts_through_rounding | for_people
+    assert {item.name for item in fields(ArchSpec)} == set(OTHER_VALUES) | {"pool_first"} | acts_through_rounding | for_people
     spec = network((BLOCK,))
     assert replace(spec, name="x", reference="y").arch_hash == spec.arch_hash
     assert replace(spec, channel_divisor=4, round_limit=0).arch_hash == spec.arch_hash  # nothing is rounded here
+    assert replace(spec, pool_first=True).arch_hash == spec.arch_hash  # before no head
+    headed = replace(spec, head=LayerSpec("conv", 64, options=(("kernel_size", 1),)))
+    assert replace(headed, pool_first=True).arch_hash != headed.arch_hash
     wide = replace(spec, width_mult=1.2)
     assert replace(wide, channel_divisor=4).arch_hash != wide.arch_hash
 

@@ -1,6 +1,6 @@
 """The block types, one file each. A file registers its block; importing this package imports them all."""
 
-from nas.blocks._base import BLOCKS, BlockArgs, BlockType, Count
+from nas.blocks._base import BLOCKS, BlockArgs, BlockType, Call, Count, call
 from nas.registry import import_folder
 from nas.spec import Rules
 
@@ -12,4 +12,4 @@ def rules() -> Rules:
     return {name: BLOCKS[name].rule for name in BLOCKS}
 
 
-__all__ = ["BLOCKS", "BlockArgs", "BlockType", "Count", "rules"]
+__all__ = ["BLOCKS", "BlockArgs", "BlockType", "Call", "Count", "call", "rules"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,27 +32,59 @@ class BlockArgs:
         in_channels, out_channels: Channels in and out.
         stride: 1 or more.
         activation: Name of the activation function.
-        norm_eps, norm_momentum: Of the batch norms.
-        drop_path: Probability that a sample skips the block in training; only blocks with a residual use it.
         options: The keys that the block reads.
+        skip: `identity`, `pool` or `none`: what is added to the output where the shapes allow it.
     """
 
     in_channels: int
     out_channels: int
     stride: int
     activation: str
-    norm_eps: float
-    norm_momentum: float
-    drop_path: float
     options: Mapping[str, Value]
-
-    @property
-    def residual(self) -> bool:
-        """Whether input and output have one shape, so that they can be added."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+    skip: str = "none"
 
     def __getitem__(self, key: str) -> Any:
         return self.options[key]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A module written down before it is made: the class, and what it is given.
+
+    The network is built from calls, and its readable source is printed from the same calls, so that what is exported
+    is what was trained.
+    """
+
+    kind: type[nn.Module]
+    given: Mapping[str, Any]
+
+    def build(self) -> nn.Module:
+        """Make the module."""
+        return self.kind(**{name: _built(value) for name, value in self.given.items()})
+
+    def source(self) -> str:
+        """Return the call as Python, without arguments that have their default: `MBConv(24, 40, 144, stride=2)`."""
+        words = []
+        for name, parameter in inspect.signature(self.kind).parameters.items():
+            value = self.given.get(name, parameter.default)
+            if parameter.default is inspect.Parameter.empty:
+                words.append(_source(value))
+            elif value != parameter.default:
+                words.append(f"{name}={_source(value)}")
+        return f"{self.kind.__name__}({', '.join(words)})"
+
+
+def call(kind: type[nn.Module], **given: Any) -> Call:
+    """Return the call of a module's class with some arguments."""
+    return Call(kind, given)
+
+
+def _built(value: Any) -> Any:
+    return value.build() if isinstance(value, Call) else value
+
+
+def _source(value: Any) -> str:
+    return value.source() if isinstance(value, Call) else repr(value)
 
 
 @dataclass(frozen=True)
@@ -60,16 +93,23 @@ class BlockType:
 
     Args:
         rule: The keys it reads, for the space language.
-        build: Makes the module; it maps (N, in_channels, H, W) to (N, out_channels, ceil(H/stride), ceil(W/stride)).
+        call: Says which module the block is; it maps (N, in_channels, H, W) to (N, out_channels, ceil(H/stride),
+            ceil(W/stride)).
         count: Parameters and multiply-adds of the block at an input of H = W = the second argument, in pixels.
         timm: timm's notation of a run of such blocks (`ir_r2_k3_s2_e6_c24_se0.25`), or None where timm has no
             exact equivalent.
+        naming: Whose names the tensors of a network of such blocks have: timm's `efficientnet` or `resnet`.
     """
 
     rule: BlockRule
-    build: Callable[[BlockArgs], nn.Module]
+    call: Callable[[BlockArgs], Call]
     count: Callable[[BlockArgs, int], Count]
     timm: Callable[[LayerSpec], str | None]
+    naming: str = "efficientnet"
+
+    def build(self, args: BlockArgs) -> nn.Module:
+        """Make the block, with fresh weights."""
+        return self.call(args).build()
 
 
 BLOCKS: Registry[BlockType] = Registry("block")

@@ -1,113 +1,132 @@
 """MBConv, the inverted bottleneck: expand, depthwise, squeeze-excitation, linear projection, residual.
 
 Sources: Sandler et al. 2018 (MobileNetV2), arXiv:1801.04381, table 1; Tan et al. 2019 (MnasNet), arXiv:1807.11626,
-figure 7, for squeeze-excitation. With `expand_ratio: 1` there is no expansion convolution.
+figure 7, for squeeze-excitation. With `expand_ratio: 1` there is no expansion convolution, unless `keep_expansion` says so
+(FBNet).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from nas.blocks._base import BLOCKS, BlockArgs, BlockType, Count
+from nas.blocks import dwsep
+from nas.blocks._base import BLOCKS, BlockArgs, BlockType, Call, Count, call
 from nas.blocks._layers import (
+    ATTENTION,
     EXPAND_RATIO,
     KERNEL_SIZE,
-    SE_RATIO,
     DropPath,
     activation,
+    attention,
+    attention_count,
     conv,
     conv_norm_count,
     expanded,
-    norm,
+    masked_attention,
     out_size,
-    squeeze_excite,
-    squeeze_excite_count,
+    skip_connection,
     timm_activation,
+    timm_attention,
+    timm_skip,
 )
-from nas.spec import BlockRule, LayerSpec
+from nas.spec import BlockRule, Key, LayerSpec, Value
 
 
 class MBConv(nn.Module):
-    """1 x 1 expansion, k x k depthwise, squeeze-excitation, 1 x 1 linear projection, residual."""
+    """1 x 1 expansion, k x k depthwise, attention, 1 x 1 linear projection, residual."""
 
-    def __init__(self, args: BlockArgs) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        expanded: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        act: str = "silu",
+        attention: nn.Module | None = None,
+        skip: str = "identity",
+    ) -> None:
         super().__init__()
-        middle = expanded(args)
-        self.conv_pw = conv(args.in_channels, middle, 1)
-        self.bn1 = norm(middle, args)
-        self.act1 = activation(args.activation)
-        self.conv_dw = conv(middle, middle, args["kernel_size"], args.stride, groups=middle)
-        self.bn2 = norm(middle, args)
-        self.act2 = activation(args.activation)
-        self.se = squeeze_excite(middle, args)
-        self.conv_pwl = conv(middle, args.out_channels, 1)
-        self.bn3 = norm(args.out_channels, args)
-        self.residual = args.residual
-        self.drop_path = DropPath(args.drop_path if args.residual else 0.0)
+        self.conv_pw = conv(in_channels, expanded, 1)
+        self.bn1 = nn.BatchNorm2d(expanded)
+        self.act1 = activation(act)
+        self.conv_dw = conv(expanded, expanded, kernel_size, stride, groups=expanded)
+        self.bn2 = nn.BatchNorm2d(expanded)
+        self.act2 = activation(act)
+        self.se = attention or nn.Identity()
+        self.conv_pwl = conv(expanded, out_channels, 1)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.skip = skip_connection(skip, in_channels, out_channels, stride)
+        self.drop_path = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
-        x_wide = self.act1(self.bn1(self.conv_pw(x)))
-        x_wide = self.se(self.act2(self.bn2(self.conv_dw(x_wide))))
-        y: Tensor = self.drop_path(self.bn3(self.conv_pwl(x_wide)))
-        return x + y if self.residual else y
+        y: Tensor = self.act1(self.bn1(self.conv_pw(x)))
+        y = self.se(self.act2(self.bn2(self.conv_dw(y))))
+        y = self.bn3(self.conv_pwl(y))
+        return y if self.skip is None else self.skip(x) + self.drop_path(y)
 
 
-class MBConvE1(nn.Module):
-    """MBConv without expansion: k x k depthwise, squeeze-excitation, 1 x 1 linear projection, residual."""
-
-    def __init__(self, args: BlockArgs) -> None:
-        super().__init__()
-        width = args.in_channels
-        self.conv_dw = conv(width, width, args["kernel_size"], args.stride, groups=width)
-        self.bn1 = norm(width, args)
-        self.act1 = activation(args.activation)
-        self.se = squeeze_excite(width, args)
-        self.conv_pw = conv(width, args.out_channels, 1)
-        self.bn2 = norm(args.out_channels, args)
-        self.residual = args.residual
-        self.drop_path = DropPath(args.drop_path if args.residual else 0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x_deep = self.se(self.act1(self.bn1(self.conv_dw(x))))
-        y: Tensor = self.drop_path(self.bn2(self.conv_pw(x_deep)))
-        return x + y if self.residual else y
+def _expands(options: Mapping[str, Value]) -> bool:
+    return options["expand_ratio"] != 1 or bool(options["keep_expansion"])
 
 
-def build(args: BlockArgs) -> nn.Module:
-    """Return the block, without an expansion where the ratio is 1."""
-    return MBConvE1(args) if args["expand_ratio"] == 1 else MBConv(args)
+def masked(options: Mapping[str, Value]) -> Mapping[str, Value]:
+    """Without expansion both bases of the squeeze are the input; with one there is nothing to keep."""
+    out = masked_attention(options)
+    return out | ({"se_base": "input"} if options["expand_ratio"] == 1 else {"keep_expansion": False})
+
+
+def written(args: BlockArgs) -> Call:
+    """Return the call of the block, without an expansion where the ratio is 1."""
+    if not _expands(args.options):
+        return dwsep.written(args, linear=True)
+    middle = expanded(args)
+    return call(
+        MBConv,
+        in_channels=args.in_channels,
+        out_channels=args.out_channels,
+        expanded=middle,
+        kernel_size=args["kernel_size"],
+        stride=args.stride,
+        act=args.activation,
+        attention=attention(middle, args),
+        skip=args.skip,
+    )
 
 
 def count(args: BlockArgs, size: int) -> Count:
     """Count the block."""
-    middle = args.in_channels if args["expand_ratio"] == 1 else expanded(args)
-    expansion = Count(0, 0)
-    if args["expand_ratio"] != 1:
-        expansion = conv_norm_count(args.in_channels, middle, 1, size)
+    if not _expands(args.options):
+        return dwsep.count(args, size)
+    middle, small = expanded(args), out_size(size, args.stride)
     return (
-        expansion
+        conv_norm_count(args.in_channels, middle, 1, size)
         + conv_norm_count(middle, middle, args["kernel_size"], size, args.stride, groups=middle)
-        + squeeze_excite_count(middle, args)
-        + conv_norm_count(middle, args.out_channels, 1, out_size(size, args.stride))
+        + attention_count(middle, args, small)
+        + conv_norm_count(middle, args.out_channels, 1, small)
     )
 
 
-def timm(layer: LayerSpec) -> str:
+def timm(layer: LayerSpec) -> str | None:
     """Write a run in timm's notation; without expansion timm calls it `ds`."""
-    ratio = layer["expand_ratio"]
-    kind = "ds" if ratio == 1 else "ir"
-    se = f"_se{layer['se_ratio']:g}" if layer["se_ratio"] else ""
-    act = timm_activation(layer.activation)
-    run = f"{kind}_r{layer.num_layers}_k{layer['kernel_size']}_s{layer.stride}_e{ratio:g}"
-    return f"{run}_c{layer.out_channels}{se}{act}"
+    skip = timm_skip(layer, "identity")
+    if skip is None:
+        return None
+    options = BLOCKS["mbconv"].rule.all_options(dict(layer.options))
+    kind, ratio = "ir" if _expands(options) else "ds", layer["expand_ratio"]
+    run = f"{kind}_r{layer.num_layers}_k{layer['kernel_size']}_s{layer.stride}_e{ratio:g}_c{layer.out_channels}"
+    return run + timm_attention(layer) + timm_activation(layer.activation) + skip
 
+
+KEYS = {
+    "kernel_size": KERNEL_SIZE,
+    "expand_ratio": EXPAND_RATIO,
+    "keep_expansion": Key(bool, False, quiet=True, doc="keep the expansion convolution where `expand_ratio` is 1"),
+}
 
 BLOCKS.register(
     "mbconv",
-    BlockType(
-        BlockRule({"kernel_size": KERNEL_SIZE, "expand_ratio": EXPAND_RATIO, "se_ratio": SE_RATIO}),
-        build,
-        count,
-        timm,
-    ),
+    BlockType(BlockRule(KEYS | ATTENTION, masked=masked, skip="identity"), written, count, timm),
 )

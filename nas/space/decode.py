@@ -60,6 +60,8 @@ def decode(
         round_limit=space.round_limit,
         norm_eps=space.norm_eps,
         norm_momentum=space.norm_momentum,
+        stem_pool=space.stem_pool,
+        pool_first=space.pool_first,
         name=space.name,
         reference=space.reference,
         **top,
@@ -111,14 +113,17 @@ def _layer(prefix: str, layer: LayerSpace, pick: Choose, activation: str, rules:
         int(chosen(key, getattr(layer, key))) for key in ("out_channels", "num_layers", "stride")
     )
     rule = rules[block]
-    options = dict(rule.masked({key: options[key] for key in rule.keys}))
+    skip = str(chosen("skip", layer.skip))
     return LayerSpec(
         block=block,
         out_channels=out_channels,
         num_layers=num_layers,
         stride=stride,
         activation=own or activation,
-        options=tuple(sorted(options.items())),
+        options=tuple(sorted(rule.read(options, own or activation).items())),
+        skip="" if skip == rule.skip or not rule.skip else skip,
+        scale_width=layer.scale_width,
+        scale_depth=layer.scale_depth,
     )
 
 
@@ -157,7 +162,9 @@ def forbidden(space: SearchSpace, spec: ArchSpec) -> list[str]:
             if rule.stage not in (None, number):
                 continue
             for layer in stage.layers:
-                content = layer.document()
+                rule_of = space.rules[layer.block]
+                content = layer.document() | rule_of.all_options(dict(layer.options))
+                content["skip"] = layer.skip or rule_of.skip or "none"
                 if all(content.get(key) in values for key, values in rule.values.items()):
                     broken.append(f"s{number}: {rule}")
                     break

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from itertools import product
 
 from nas.errors import SpaceError
 from nas.space.decode import choices, decode, decode_stage, stored_choose
 from nas.space.model import Domain, SearchSpace
-from nas.spec import ArchSpec, LayerSpec, StageSpec, Value
+from nas.spec import ArchSpec, LayerSpec, StageSpec, Value, settled, single_layers
 
 Choices = dict[str, Value]
 
@@ -48,7 +47,7 @@ def encode(space: SearchSpace, spec: ArchSpec) -> Choices:
     if nearest is not None:  # all layers fit
         what = "; ".join(
             f"{key}: the network has {getattr(target, key)}, the space makes {getattr(nearest, key)}"
-            for key in ("resolution", "dropout", "drop_path", "norm_eps", "norm_momentum")
+            for key in ("resolution", "dropout", "drop_path", "norm_eps", "norm_momentum", "stem_pool", "pool_first")
             if getattr(target, key) != getattr(nearest, key)
         )
     raise SpaceError(
@@ -107,19 +106,22 @@ def _stage(
     of_layer = {name: domain for name, domain in own.items() if per_layer and name.startswith(f"{prefix}l")}
     of_layer = {name: domain for name, domain in of_layer.items() if name.count(".") == 2}
     whole = _decoded(space, found, target)
+    before = target.stem if number == 1 else target.stages[number - 2].layers[-1]
 
     def made(values: Choices) -> StageSpec:
         choose = stored_choose(found | values)
         activation = str(found.get("activation", space.activation.values[0]))
-        return whole.resolved_stage(decode_stage(space, number, choose, activation))
+        return settled(whole.resolved_stage(decode_stage(space, number, choose, activation)), before.out_channels)
 
     for shared in _combinations({name: domain for name, domain in own.items() if name not in of_layer}):
         values = shared | {name: domain.values[0] for name, domain in of_layer.items()}
-        for index, layer in enumerate(_layers(wanted), 1):
+        for index, layer in enumerate(single_layers(wanted), 1):
             mine = {name: domain for name, domain in of_layer.items() if name.startswith(f"{prefix}l{index}.")}
             if not mine:
                 continue
-            fits = (own for own in _combinations(mine) if _layers(made(values | own))[index - 1 : index] == [layer])
+            fits = (
+                own for own in _combinations(mine) if single_layers(made(values | own))[index - 1 : index] == [layer]
+            )
             values |= next(fits, {})
         if made(values) == wanted:
             return values
@@ -133,15 +135,6 @@ def _combinations(domains: Mapping[str, Domain]) -> Iterator[Choices]:
         )
     for values in product(*(domain.values for domain in domains.values())):
         yield dict(zip(domains, values, strict=True))
-
-
-def _layers(stage: StageSpec) -> list[LayerSpec]:
-    """Return a stage block by block."""
-    return [
-        replace(run, num_layers=1, stride=run.stride if place == 0 else 1)
-        for run in stage.layers
-        for place in range(run.num_layers)
-    ]
 
 
 def _decoded(space: SearchSpace, found: Choices, spec: ArchSpec) -> ArchSpec:

@@ -32,6 +32,8 @@ class LayerSpace:
 
     Args:
         options: The keys that any of its blocks reads.
+        skip: The skip connections to choose from; the empty one is the block's own.
+        scale_width, scale_depth: How the multipliers act, see `nas.spec.LayerSpec`.
         unread: The keys that the file gives and none of its blocks reads; they are never asked for.
     """
 
@@ -41,6 +43,9 @@ class LayerSpace:
     stride: Domain
     activation: Domain | None
     options: Mapping[str, Domain]
+    skip: Domain = Domain(("",), ordered=False)
+    scale_width: str = "always"
+    scale_depth: bool = True
     unread: Mapping[str, Domain] = field(default_factory=dict)
 
 
@@ -102,6 +107,8 @@ class SearchSpace:
     round_limit: float = 0.9
     norm_eps: float = 1e-3
     norm_momentum: float = 0.1
+    stem_pool: bool = False
+    pool_first: bool = False
     reference: str = ""
     recipe: str = "standard"
     forbid: tuple[ForbidRule, ...] = ()

@@ -75,7 +75,7 @@ def raw_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(data.get("stem"), dict):
         yield from _needs(("stem",), data["stem"])
     head = data.get("head")
-    if isinstance(head, dict) and set(head) - {"dropout"}:
+    if isinstance(head, dict) and set(head) - {"dropout", "pool_first"}:
         yield from _needs(("head",), head)
     stages = data["stages"] if isinstance(data.get("stages"), list) else []
     for index, stage in enumerate(stages):
@@ -118,13 +118,13 @@ def _rule_problems(path: KeyPath, rule: Mapping[str, Any], num_stages: int) -> I
 def cross_checks(space: SearchSpace) -> Iterator[Problem]:
     """Find what no single value shows: keys that cannot vary by layer, rules about nothing."""
     for index, stage in enumerate(space.stages):
-        searched = {"block", "activation", *(name for layer in stage.layers for name in layer.options)}
+        searched = {"block", "activation", "skip", *(name for layer in stage.layers for name in layer.options)}
         for item, key in enumerate(stage.per_layer):
             if key not in searched:
                 known = ", ".join(sorted(searched))
                 text = f"{key!r} cannot vary by layer. Known: {known}.{nearest(key, searched)}"
                 yield ("stages", index, "per_layer", item), text
-    known_keys = {"stage", "block", "activation", "out_channels", "num_layers", "stride"}
+    known_keys = {"stage", "block", "activation", "out_channels", "num_layers", "stride", "skip"}
     known_keys |= {name for stage in space.stages for layer in stage.layers for name in layer.options}
     for index, rule in enumerate(space.forbid):
         stages = space.stages if rule.stage is None else space.stages[rule.stage - 1 : rule.stage]

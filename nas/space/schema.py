@@ -29,8 +29,22 @@ LAYER_KEYS: dict[str, Key] = {
     "out_channels": Key(int, 0, minimum=1, doc="channels that each block hands on"),
     "num_layers": Key(int, 1, minimum=1, doc="blocks in the stage"),
     "stride": Key(int, 1, minimum=1, maximum=4, doc="stride of the stage's first block"),
+    "skip": Key(
+        str,
+        "",
+        names=("identity", "pool", "none"),
+        doc="what is added to each block's output where the shapes allow it; the block's own unless given",
+    ),
 }
 """The keys of every layer, whatever its block."""
+
+SCALE_KEYS: dict[str, Key] = {
+    "scale_width": Key(
+        str, "always", names=("always", "up", "never"), doc="whether `width_mult` acts here; `up`: only above 1"
+    ),
+    "scale_depth": Key(bool, True, doc="whether `depth_mult` acts here"),
+}
+"""How the multipliers act on a layer. They cannot be searched."""
 
 _TOP_KEYS: dict[str, Key] = {
     "resolution": Key(int, 224, minimum=8, maximum=4096),
@@ -148,6 +162,9 @@ def _field(check: Callable[[Any], Any], default: Any = ...) -> Any:
     return (Annotated[Any, PlainValidator(check)], default)
 
 
+_STAGE_ONLY = {"num_layers", "scale_depth"}
+"""Keys that stem and head, which are one block, do not have."""
+
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -161,7 +178,8 @@ def _models(rules: Rules) -> type[BaseModel]:
 
     activation = _field(partial(_name_domain, "activation", ACTIVATIONS), None)
     keys = {name: _field(partial(parse_domain, key), None) for name, key in (LAYER_KEYS | options).items()}
-    layer_keys: dict[str, Any] = {"block": block("stage"), "activation": activation, **keys}
+    scale = {name: _field(partial(_checked, key), None) for name, key in SCALE_KEYS.items()}
+    layer_keys: dict[str, Any] = {"block": block("stage"), "activation": activation, **keys, **scale}
 
     run = create_model("Run", __config__=_STRICT, **layer_keys)
     stage_keys = layer_keys | {
@@ -170,10 +188,11 @@ def _models(rules: Rules) -> type[BaseModel]:
     }
     stage = create_model("Stage", __config__=_STRICT, **stage_keys)
     stages: Any = Annotated[list[stage], Field(min_length=1)]
-    ends = _without(layer_keys, "num_layers")
-    stem = create_model("Stem", __config__=_STRICT, **ends | {"block": block("stem")})
+    ends = {name: field for name, field in layer_keys.items() if name not in _STAGE_ONLY}
+    switch = _field(partial(_checked, Key(bool, False)), False)
+    stem = create_model("Stem", __config__=_STRICT, **ends | {"block": block("stem"), "max_pool": switch})
     dropout = _field(partial(parse_domain, _DROPOUT), None)
-    head_keys = ends | {"block": block("head"), "dropout": dropout}
+    head_keys = ends | {"block": block("head"), "dropout": dropout, "pool_first": switch}
     head = create_model("Head", __config__=_STRICT, **head_keys)
     top: dict[str, Any] = {
         "name": (str, ""),
@@ -188,6 +207,7 @@ def _models(rules: Rules) -> type[BaseModel]:
         "baseline": (dict[str, Any], {}),
         **{name: _field(partial(parse_domain, key), None) for name, key in _TOP_KEYS.items()},
         **{name: _field(partial(_checked, key), key.default) for name, key in _FIXED_KEYS.items()},
+        **{name: _field(partial(_checked, key), None) for name, key in options.items() if key.quiet},
     }
     top["resolution"] = _field(partial(parse_domain, _TOP_KEYS["resolution"]))
     model = create_model("Space", __config__=_STRICT, **top)
@@ -196,10 +216,6 @@ def _models(rules: Rules) -> type[BaseModel]:
 
 def _options(rules: Rules) -> dict[str, Key]:
     return {name: key for rule in rules.values() for name, key in rule.keys.items()}
-
-
-def _without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in mapping.items() if name != key}
 
 
 def _problem(detail: ErrorDetails, rules: Rules) -> Problem:
@@ -217,7 +233,8 @@ def _problem(detail: ErrorDetails, rules: Rules) -> Problem:
 
 
 def _known_keys(path: KeyPath, rules: Rules) -> list[str]:
-    options = sorted(_options(rules))
+    small_print = sorted(name for name, key in _options(rules).items() if key.quiet)
+    options = sorted(set(_options(rules)) - set(small_print))
     if len(path) == 1:
         known = [
             *_TOP_KEYS,
@@ -231,11 +248,15 @@ def _known_keys(path: KeyPath, rules: Rules) -> list[str]:
             "stages",
             "head",
         ]
-        return [*known, "forbid", "constraints", "baseline"]
-    layer = ["block", *options, "out_channels", "num_layers", "stride", "activation"]
+        return [*known, "forbid", "constraints", "baseline", *small_print]
+    layer = ["block", *options, *LAYER_KEYS, "activation"]
+    if path[0] == "stages" and "layers" not in path:
+        layer += ["layers", "per_layer"]
+    layer += [*SCALE_KEYS, *small_print]
     if path[0] == "stages":
-        return layer if "layers" in path else [*layer, "layers", "per_layer"]
-    return [key for key in layer if key != "num_layers"] + (["dropout"] if path[0] == "head" else [])
+        return layer
+    own = ["dropout", "pool_first"] if path[0] == "head" else ["max_pool"]
+    return [key for key in layer if key not in _STAGE_ONLY] + own
 
 
 # --- from the checked models to the space -----------------------------------------------------------------
@@ -243,12 +264,15 @@ def _known_keys(path: KeyPath, rules: Rules) -> list[str]:
 
 def _space(model: Any, rules: Rules, default_name: str) -> SearchSpace:
     options = _options(rules)
+    for_all = {
+        name: getattr(model, name) for name, key in options.items() if key.quiet and getattr(model, name) is not None
+    }
 
     def single(value: Value, ordered: bool = True) -> Domain:
         return Domain((value,), ordered)
 
     def layer(source: Any, over: Any = None) -> LayerSpace:
-        def pick(name: str, default: Domain | None) -> Any:
+        def pick(name: str, default: Any) -> Any:
             own = getattr(source, name, None)
             outer = getattr(over, name, None) if over is not None else None
             return own if own is not None else outer if outer is not None else default
@@ -262,10 +286,13 @@ def _space(model: Any, rules: Rules, default_name: str) -> SearchSpace:
             stride=pick("stride", single(1)),
             activation=pick("activation", None),
             options={
-                name: pick(name, single(key.default, ordered=key.kind in (int, float)))
+                name: pick(name, single(for_all.get(name, key.default), ordered=key.kind in (int, float)))
                 for name, key in options.items()
                 if name in read
             },
+            skip=pick("skip", single("", ordered=False)),
+            scale_width=str(pick("scale_width", "always")),
+            scale_depth=bool(pick("scale_depth", True)),
             unread={name: getattr(source, name) for name in sorted(set(options) - read) if getattr(source, name)},
         )
 
@@ -293,6 +320,8 @@ def _space(model: Any, rules: Rules, default_name: str) -> SearchSpace:
         head=layer(model.head) if head_given else None,
         activation=model.activation or single("silu", ordered=False),
         dropout=model.head.dropout or single(0.2),
+        stem_pool=model.stem.max_pool,
+        pool_first=model.head.pool_first,
         forbid=tuple(_forbid(rule) for rule in model.forbid),
         limits=tuple(limits(model.constraints)[0]),
         **top,

@@ -280,7 +280,7 @@ def test_every_decode_of_a_random_space_is_a_member_that_survives_its_file(
         for position, layer in enumerate(stage.layers):
             assert layer.block in blocks
             assert layer.out_channels in widths
-            assert set(dict(layer.options)) == set(known[layer.block].keys)
+            assert set(known[layer.block].all_options(dict(layer.options))) == set(known[layer.block].keys)
             assert position == 0 or layer.stride == 1
         most = sum(int(max(map(float, layer.num_layers.values))) for layer in source.layers)
         assert 1 <= stage.num_layers <= most

@@ -47,14 +47,16 @@ x.yaml:2: resolution: found 5; allowed: a whole number from 8 up to 4096.
 x.yaml:3: activation: found 'swish'; known: silu, relu, relu6, hard_swish. Did you mean hard_swish?
 x.yaml:4: dropot: unknown key. Known: resolution, drop_path, width_mult, depth_mult, resolution_mult, num_classes, \
 in_channels, channel_divisor, round_limit, norm_eps, norm_momentum, name, reference, recipe, extends, activation, \
-stem, stages, head, forbid, constraints, baseline. Did you mean drop_path?
+stem, stages, head, forbid, constraints, baseline, \
+attention, bias, keep_expansion, keep_projection, norm, se_activation, se_base, se_divisor, se_gate. Did you mean drop_path?
 x.yaml:5: stem.kernel_size: found 4; allowed: an odd whole number from 1 up to 31.
 x.yaml:7: stages[0].block: found 'mbconf'; known: conv, dwsep, fused_mbconv, mbconv. Did you mean mbconv?
 x.yaml:9: stages[1].kernel_size: found [3, 5, 3]; allowed: each value once.
 x.yaml:10: stages[1].out_channels: found an empty list; allowed: at least one value.
 x.yaml:11: stages[1].num_layers: found {'min': 4, 'max': 2}; allowed: min up to max in at most 1000 whole steps.
-x.yaml:14: stages[2].kernal_size: unknown key. Known: block, expand_ratio, kernel_size, se_ratio, out_channels, \
-num_layers, stride, activation, layers, per_layer. Did you mean kernel_size?
+x.yaml:14: stages[2].kernal_size: unknown key. Known: block, bottleneck_ratio, expand_ratio, kernel_size, se_ratio, \
+out_channels, num_layers, stride, skip, activation, layers, per_layer, scale_width, scale_depth, attention, bias, \
+keep_expansion, keep_projection, norm, se_activation, se_base, se_divisor, se_gate. Did you mean kernel_size?
 x.yaml:15: stages[2].stride: found 'two'; allowed: a whole number from 1 up to 4.
 x.yaml:16: stages[3].block: missing. Add it.
 x.yaml:16: stages[3].out_channels: missing. Add it.
@@ -115,8 +117,9 @@ def with_stage(text: str) -> str:
     [
         (
             "{block: mbconv, out_channels: 16, per_layer: [kernal_size]}",
-            "stages[0].per_layer[0]: 'kernal_size' cannot vary by layer. Known: activation, block, expand_ratio, "
-            "kernel_size, se_ratio. Did you mean kernel_size?",
+            "stages[0].per_layer[0]: 'kernal_size' cannot vary by layer. Known: activation, attention, block, "
+            "expand_ratio, keep_expansion, kernel_size, se_activation, se_base, se_divisor, se_gate, se_ratio, skip. "
+            "Did you mean kernel_size?",
         ),
         (
             "{block: mbconv, out_channels: 16, per_layer: [out_channels]}",
@@ -134,13 +137,20 @@ def with_stage(text: str) -> str:
         ("{block: mbconv}", "stages[0].out_channels: missing. Add it."),
         ("{block: [], out_channels: 16}", "stages[0].block: found an empty list"),
         ("{block: [mbconv, mbconv], out_channels: 16}", "stages[0].block: found ['mbconv', 'mbconv']; allowed: each"),
-        ("{block: {min: 1, max: 2}, out_channels: 16}", "stages[0].block: found {'min': 1, 'max': 2}; known: conv"),
+        ("{block: {min: 1, max: 2}, out_channels: 16}", "stages[0].block: found {'min': 1, 'max': 2}; known: basic"),
         ("{block: mbconv, out_channels: 16.5}", "stages[0].out_channels: found 16.5; allowed: a whole number from 1."),
         ("{block: mbconv, out_channels: 16, num_layers: 0}", "stages[0].num_layers: found 0; allowed: a whole number"),
         ("{block: mbconv, out_channels: 16, num_layers: true}", "stages[0].num_layers: found True; allowed:"),
         ("{block: mbconv, out_channels: 16, kernel_size: null}", "stages[0].kernel_size: found None; allowed:"),
         ("{block: mbconv, out_channels: 16, se_ratio: .nan}", "stages[0].se_ratio: found nan; allowed:"),
         ("{block: mbconv, out_channels: 16, expand_ratio: {min: 0.5, max: 2}}", "stages[0].expand_ratio: found {'min'"),
+        ("{block: mbconv, out_channels: 16, skip: sum}", "stages[0].skip: found 'sum'; allowed: identity or pool or"),
+        (
+            "{block: mbconv, out_channels: 16, scale_width: [up, never]}",
+            "stages[0].scale_width: found ['up', 'never']; allowed: one value, always or up or never (this key cannot",
+        ),
+        ("{block: mbconv, out_channels: 16, se_gate: tanh}", "stages[0].se_gate: found 'tanh'; allowed: sigmoid or"),
+        ("{block: mbconv, out_channels: 16, max_pool: true}", "stages[0].max_pool: unknown key."),
         ("{block: mbconv, out_channels: 16, dropout: 0.1}", "stages[0].dropout: unknown key."),
         ("just a name", "stages[0]: found 'just a name'; input should be a valid dictionary"),
     ],
@@ -159,7 +169,7 @@ FINE = "{block: [mbconv, conv], kernel_size: 3, expand_ratio: [1, 4], out_channe
     [
         ("{kernel_size: 7}", "forbid[0].kernel_size: found 7, which no layer can have. Values in this space: 3, 5."),
         ("{block: [mbconv, dwsep]}", "forbid[0].block: found 'dwsep', which no layer can have."),
-        ("{kernal_size: 3}", "forbid[0].kernal_size: unknown key. Known: activation, block"),
+        ("{kernal_size: 3}", "forbid[0].kernal_size: unknown key. Known: activation, attention, bias"),
         (
             "{stage: 1, kernel_size: 5}",
             "forbid[0].kernel_size: found 5, which no layer can have. Values in stage 1: 3.",
