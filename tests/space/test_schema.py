@@ -50,7 +50,7 @@ in_channels, channel_divisor, round_limit, norm_eps, norm_momentum, name, refere
 stem, stages, head, forbid, constraints, baseline, \
 attention, bias, keep_expansion, keep_projection, norm, se_activation, se_base, se_divisor, se_gate. Did you mean drop_path?
 x.yaml:5: stem.kernel_size: found 4; allowed: an odd whole number from 1 up to 31.
-x.yaml:7: stages[0].block: found 'mbconf'; known: conv, dwsep, fused_mbconv, mbconv. Did you mean mbconv?
+x.yaml:7: stages[0].block: found 'mbconf'; known: basic, bottleneck, conv, dwsep, fused_mbconv, mbconv. Did you mean mbconv?
 x.yaml:9: stages[1].kernel_size: found [3, 5, 3]; allowed: each value once.
 x.yaml:10: stages[1].out_channels: found an empty list; allowed: at least one value.
 x.yaml:11: stages[1].num_layers: found {'min': 4, 'max': 2}; allowed: min up to max in at most 1000 whole steps.
