@@ -64,7 +64,7 @@ def section_step_time(setting: Setting) -> dict[str, Any]:
     ):
         spec = load_arch(name, resolution=32 if setting.small else 128, num_classes=10)
         batch = 8 if setting.small else 128
-        pair = [item for item, _ in time_in_two_processes(spec, batch, str(setting.device))]
+        pair = [times[0] for times in time_in_two_processes([spec], batch, str(setting.device))]
         found[name] = {
             "batch": batch,
             "resolution": spec.resolution,

@@ -74,8 +74,7 @@ def row(name: str, timm: Any, golden: dict[str, Any]) -> dict[str, Any]:
     spec = load_arch(name, resolution=golden["pixels"])
     ours, built = count(spec), fvcore_count(spec)
     return {
-        "library": (golden["torchvision"]
-        and f"timm {golden['timm']}, torchvision {golden['torchvision']}")
+        "library": (golden["torchvision"] and f"timm {golden['timm']}, torchvision {golden['torchvision']}")
         or f"timm {golden['timm']}",
         "pixels": golden["pixels"],
         "params": ours.params,

@@ -179,6 +179,13 @@ def build(spec: ArchSpec, *, seed: int | None = None) -> Network:
     return network
 
 
+def state_bytes(spec: ArchSpec) -> int:
+    """Return the size of a network's weights and running statistics, in bytes: what a checkpoint of it weighs."""
+    with torch.device("meta"):
+        state = Network(spec).state_dict()
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
 def timm_definition(spec: ArchSpec) -> list[list[str]] | None:
     """Return timm's `arch_def` of the resolved stages, or None where timm has no exact equivalent."""
     stages = []

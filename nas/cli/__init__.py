@@ -122,23 +122,32 @@ def debug(bug: Path) -> None:
 
 
 @cli.command()
-@click.argument("name", required=False)
+@click.argument("names", nargs=-1)
+@click.option("--compare", is_flag=True, help="Print several architectures side by side, relative to the first.")
 @click.option("--resolution", type=click.IntRange(8), help="Count at this input size, in pixels.")
 @click.option("--num-classes", type=click.IntRange(1), help="Count with a classifier of this many classes.")
 @click.option("--verify", is_flag=True, help="Build the network and count it again with fvcore.")
 @click.option("--time", "timed", is_flag=True, help="Measure the training step here, by the full protocol.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Batch of --time.")
 @click.option("--device", default="auto", show_default=True, help="Device of --time.")
-def show(
-    name: str | None, resolution: int | None, num_classes: int | None, verify: bool, timed: bool, **timing: Any
-) -> None:
-    """Print a space (what it holds) or an architecture (a table of its stages). Without a NAME, list what is shipped."""
+def show(names: tuple[str, ...], compare: bool, **settings: Any) -> None:
+    """Print a space (what it holds) or an architecture (a table of its stages). Without a NAME, list what is shipped.
+
+    A NAME is a shipped one, a YAML file or a run folder (its winner). For example:
+    nas show --compare efficientnetv2_s results/run1 --resolution 128 --time
+    """
+    if compare and len(names) < 2:
+        raise click.UsageError("--compare: name at least two architectures.")
+    if len(names) > 1 and not compare:
+        raise click.UsageError(f"found {len(names)} names. Give one, or --compare them.")
     from nas.cli import _show
 
-    if name is None:
-        _show.shipped()
+    if compare:
+        _show.compare(names, **settings)
+    elif names:
+        _show.show(names[0], **settings)
     else:
-        _show.show(name, resolution=resolution, num_classes=num_classes, verify=verify, timed=timed, **timing)
+        _show.shipped()
 
 
 @cli.command()
