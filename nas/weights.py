@@ -84,12 +84,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     while not _is_state(content):
         inside = next((key for key in _INSIDE if isinstance(content, Mapping) and content.get(key)), None)
         if inside is None:
-            what = (
-                f"the keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else "no mapping"
-            )
+            keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
+            what = f"the keys {keys}" if keys else f"an empty or unnamed {type(content).__name__}"
             raise WeightsError(
-                f"{path}: holds no weights: found {what or type(content).__name__}; allowed: tensors by name, or these under "
-                f"{', '.join(_INSIDE)}."
+                f"{path}: holds no weights: found {what}; allowed: tensors by name, or these under {', '.join(_INSIDE)}."
             )
         content = content[inside]
     # A network wrapped for several devices, or compiled, saves its names with a prefix.
