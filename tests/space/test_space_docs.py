@@ -49,6 +49,6 @@ def test_the_files_of_the_networks_page_can_be_read(number: int, tmp_path: Path)
         assert (begun.stem, begun.head) == (shipped.stem, shipped.head)
     else:
         space = load_space(file)
-        assert len(choices(space)) == 7
+        assert len(choices(space)) == 8
         assert space.baseline is not None
         assert space.baseline.arch_hash == load_arch("mobilenet_v3_large").arch_hash
