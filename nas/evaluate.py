@@ -23,7 +23,7 @@ from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
 from nas.data import Dataset, Split
 from nas.data import load as load_data
-from nas.devices import lane_name, pick_device
+from nas.devices import lane_name, out_of_memory, pick_device
 from nas.errors import DataError, DeviceError, MeasurementError, UsageError
 from nas.lane import Lane, lane
 from nas.objective import slacks
@@ -122,7 +122,7 @@ class Evaluator:
                 # What the first step allocates for good (optimiser state, work spaces) is not charged to the first trial.
                 float(self._baseline_step())
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise DeviceError(
                 f"{device}: out of memory with the baseline {baseline.name} at batch {recipe.batch_size} and {pixels} pixels. "
@@ -160,7 +160,7 @@ class Evaluator:
         except loop.Timeout as error:
             return PhaseResult(phase, "timeout", time.perf_counter() - began, str(error))
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         with self.at_work():
             gc.collect()  # only here, after the traceback is gone, can the failed step's tensors be freed
@@ -321,13 +321,6 @@ def _broken(beyond: Mapping[str, float]) -> list[str]:
     return [name for name, slack in beyond.items() if slack > 0]
 
 
-_MEMORY_WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _MEMORY_WORDS)
-
-
 # --- timing one network by itself -------------------------------------------------------------------------
 
 
@@ -347,7 +340,7 @@ def time_in_two_processes(spec: ArchSpec, batch_size: int, device: str) -> list[
             try:
                 found.append(job.result())
             except (RuntimeError, BrokenProcessPool) as error:
-                if not (_out_of_memory(error) or isinstance(error, BrokenProcessPool)):
+                if not (out_of_memory(error) or isinstance(error, BrokenProcessPool)):
                     raise
                 raise MeasurementError(
                     f"step_time_ms: out of memory at batch {batch_size} and {spec.resolved().resolution} pixels on "
