@@ -142,14 +142,14 @@ def show(
         _show.show(name, resolution=resolution, num_classes=num_classes, verify=verify, timed=timed, **timing)
 
 
-@cli.command(epilog="Example: nas latency results/RUN efficientnetv2_b0 --batch-size 1 --batch-size 8")
+@cli.command(epilog="Example: nas latency results/RUN efficientnetv2_b0 --batch-size 8")
 @click.argument("networks", metavar="RUN|ARCH...", nargs=-1, required=True)
 @click.option(
     "--batch-size",
     "batch_sizes",
     multiple=True,
     default=(1,),
-    show_default="1",
+    show_default=True,
     type=click.IntRange(1),
     help="Images in an inference; again for more.",
 )
