@@ -125,7 +125,9 @@ def test_a_file_without_weights_says_what_it_holds(tmp_path: Path) -> None:
         WeightsError, match=r"log\.pt: holds no weights: found the keys epoch, history; allowed: tensors"
     ):
         load_weights(network(), tmp_path / "log.pt")
-    with pytest.raises(WeightsError, match=r"list\.pt: holds no weights: found an empty or unnamed list; allowed: tensors"):
+    with pytest.raises(
+        WeightsError, match=r"list\.pt: holds no weights: found an empty or unnamed list; allowed: tensors"
+    ):
         load_weights(network(), tmp_path / "list.pt")
     with pytest.raises(WeightsError, match=r"nowhere\.pt: no such file"):
         load_weights(network(), tmp_path / "nowhere.pt")
