@@ -99,7 +99,7 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     from nas.runs import open_run
 
     own = open_run(run).manifest["config"]
-    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices") if name in given}
+    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data") if name in given}
     differs = []
     for name, value in given.items():
         plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
@@ -107,7 +107,8 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
             differs.append(f"--{name.replace('_', '-')}: found {plain}, the run has {own.get(name)}")
     if differs:
         raise click.UsageError(
-            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed."
+            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed, and "
+            "--data where the same images have moved."
         )
     return may
 

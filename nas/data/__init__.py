@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from nas.data._types import SOURCES, Dataset, Mask, RawDataset, RawImage, Source, Split, one_line
+from nas.data._types import SOURCES, Dataset, Mask, RawDataset, RawImage, Source, Split, one_line, path_of
 from nas.data.pack import pack_images
 from nas.data.split import stratified
 from nas.errors import DataError, UsageError
 from nas.registry import import_folder
 
-__all__ = ["BUILTIN", "SOURCES", "Dataset", "RawDataset", "RawImage", "Source", "Split", "load"]
+__all__ = ["BUILTIN", "SOURCES", "Dataset", "RawDataset", "RawImage", "Source", "Split", "is_found", "load", "located"]
 
 BUILTIN = "fashion-mnist-subset"
 
@@ -72,6 +72,17 @@ def load(
         if one_line(error) != str(error):
             raise DataError(one_line(error)) from error
         raise
+
+
+def located(source: str) -> str:
+    """Return a source that means the same from every working directory: a path is made absolute, a name is kept."""
+    named = any(source in SOURCES[name].names for name in SOURCES)
+    return source if named or not os.path.exists(path_of(source)) else os.path.abspath(path_of(source))
+
+
+def is_found(source: str) -> bool:
+    """Return whether some source understands a value, whatever may be wrong with its images."""
+    return any(SOURCES[name].matches(source) for name in SOURCES)
 
 
 def _source_of(value: str) -> Source:

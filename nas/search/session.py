@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import yaml
 
 from nas import catalog, runs
 from nas.cost import count
-from nas.data import Dataset
+from nas.data import Dataset, is_found, located
 from nas.data import load as load_data
 from nas.devices import describe_device, pick_devices
 from nas.engine import WORKER, Engine, InlineEngine, LocalEngine, PhaseBug, checkpoints
@@ -109,6 +111,7 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     if config.warm_start is not None:
         reopened(config.warm_start)
     recipe = load_recipe(config.recipe or space.recipe)
+    config = replace(config, data=located(config.data))  # the run may be continued from another folder
     return _run(config, space, recipe, None, watcher or Watcher())
 
 
@@ -117,6 +120,7 @@ def resume(
     *,
     budget: int | None = None,
     devices: str | None = None,
+    data: str | os.PathLike[str] | None = None,
     skip_bugs: bool = False,
     watcher: Watcher | None = None,
 ) -> SearchResult:
@@ -124,6 +128,7 @@ def resume(
 
     Args:
         budget: A higher one. devices: Others of the same kind, or another number of them.
+        data: Where the same images are now, if they have moved.
         skip_bugs: List the networks that the program failed on as failed, in place of trying them again.
 
     Raises:
@@ -131,7 +136,17 @@ def resume(
     """
     run, space, recipe = reopened(folder)
     config = configs.from_document(run.manifest["config"])
-    config = replace(config, budget=budget or config.budget, devices=devices or config.devices)
+    config = replace(
+        config,
+        budget=budget or config.budget,
+        devices=devices or config.devices,
+        data=config.data if data is None else located(os.fspath(data)),
+    )
+    if data is None and not is_found(config.data):
+        raise RunError(
+            f"{folder}: its images are not at {config.data}, where they were. Put them back, or say where they are now: "
+            f"nas search --resume {shlex.quote(str(folder))} --data PATH"
+        )
     skipped = (
         frozenset(path.stem.removeprefix("bug-") for path in folder.glob("bug-*.yaml")) if skip_bugs else frozenset()
     )
@@ -217,7 +232,9 @@ def _owned(
         run = runs.create(folder, "search", facts)  # a run has begun when it has a manifest
     else:
         runs.check_same(run, facts)
-        run = runs.update(run, {"config": facts["config"]})  # the budget or the devices may be others
+        run = runs.update(
+            run, {"config": facts["config"]}
+        )  # the budget, the devices or the place of the images may be others
         _check_study(run)
     watcher.opened(run)
     study = open_study(folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed)

@@ -109,6 +109,26 @@ def test_a_run_on_other_data_is_not_continued(finished: SearchResult, run_copy: 
     assert (run_copy / "trials.csv").read_text() == before
 
 
+def test_a_run_goes_on_from_another_folder_and_with_images_that_have_moved(
+    finished: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = finished.run.manifest["config"]
+    shutil.copytree(config["data"], tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    settings = {**SETTINGS, "space": config["space"], "recipe": config["recipe"]}
+    run = nas.search(**settings, data="photos", budget=1, out="run").run
+    assert run.manifest["config"]["data"] == str(tmp_path / "photos")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(resume(tmp_path / "run", budget=2).records) >= 2
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    with pytest.raises(RunError, match=r"images are not at .*photos, where they were.*--data PATH"):
+        resume(tmp_path / "run", budget=3)
+    resume(tmp_path / "run", budget=3, data="../moved")
+    stored = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert stored["config"]["data"] == str(tmp_path / "moved")
+
+
 def test_a_run_on_another_device_is_not_continued(run_copy: Path) -> None:
     manifest = json.loads((run_copy / "manifest.json").read_text())
     manifest["device"]["name"] = "another"
