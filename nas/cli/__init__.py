@@ -96,9 +96,9 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
 
 def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed run may change, and refuse settings that differ from its own."""
-    from nas.runs import open_run
+    from nas.runs import open_search
 
-    own = open_run(run).manifest["config"]
+    own = open_search(run).manifest["config"]
     may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data") if name in given}
     differs = []
     for name, value in given.items():

@@ -33,9 +33,6 @@ def show(
 ) -> None:
     """Print the networks of a run in their new order, and what that order is worth."""
     view = load_run(run or runs.latest())
-    kind = view.run.manifest["kind"]
-    if kind != "search":
-        raise UsageError(f"nas rerank: {view.run.folder} is a {kind} run, not a search. Name the folder of a search.")
     own = view.reward
     reward = replace(own, w=own.w if w is None else w, v=own.v if v is None else v)
     bounds = SearchConfig(w=reward.w, v=reward.v, **dict(limits)).limits()  # the ranges and units of a search

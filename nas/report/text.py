@@ -169,7 +169,7 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
         f"- sampler {manifest['sampler']}, pruner {manifest['pruner']}, seed {manifest['seed']}",
         f"- device {device['name']} ({', '.join(f'{k} {v}' for k, v in device.items() if k not in ('name', 'type'))})",
         f"- versions {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}; "
-        f"git {manifest['git']}",
+        f"git {manifest.get('git')}",
     ]
     return ["## Conditions", "", *lines, ""]
 

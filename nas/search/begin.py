@@ -39,7 +39,7 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
     Raises:
         RunError: no run there, or it was made under other conditions.
     """
-    other = runs.open_run(folder)
+    other = runs.open_search(folder)
     runs.check_same(other, facts, runs.SAME_RESULTS, "used for a warm start")
     database = other.path("study.db")
     if not database.is_file():

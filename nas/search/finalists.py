@@ -7,7 +7,6 @@ scored on are the search's, so what was learnt of them stays in the numbers.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import deque
@@ -19,12 +18,11 @@ from nas.cost.step_time import FULL
 from nas.engine import Engine, Job, checkpoints
 from nas.evaluate import PhaseResult
 from nas.objective import Reward, ranked
+from nas.report.read import FINALISTS, read_finalists
 from nas.runs import Run, write_json
 from nas.search.loop import costs
 from nas.search.record import TrialRecord
 from nas.spec import ArchSpec
-
-FILE = "finalists.json"
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ def finalists_before(records: Sequence[TrialRecord], run: Run, seeds: Sequence[i
 
 def _stored(run: Run) -> dict[str, dict[str, Any]]:
     """Return the fresh trainings that the run folder holds."""
-    if not run.path(FILE).exists():
-        return {}
-    found: dict[str, dict[str, Any]] = json.loads(run.path(FILE).read_text(encoding="utf-8"))["trainings"]
+    found: dict[str, dict[str, Any]] = read_finalists(run)["trainings"]
     return found
 
 
@@ -121,7 +117,7 @@ def measure_again(
         results = flying[job.key]
         if results and (not _goes_on(results[-1]) or results[-1].phase == num_phases):
             stored[_name(job)] = _training(results)
-            write_json(run.path(FILE), {"trainings": stored})
+            write_json(run.path(FINALISTS), {"trainings": stored})
             engine.drop(job.key)
             del flying[job.key]
             checkpoints.keep_only(folder, [*flying, *(other.key for _, other in queue)], seeds)
@@ -143,7 +139,7 @@ def measure_again(
         for record, spec in finalists
     ]
     found.sort(key=lambda item: -item.reward)
-    write_json(run.path(FILE), {"trainings": stored, "finalists": [asdict(item) for item in found]})
+    write_json(run.path(FINALISTS), {"trainings": stored, "finalists": [asdict(item) for item in found]})
     return found
 
 

@@ -159,9 +159,7 @@ def reopened(folder: Path) -> tuple[Run, SearchSpace, Recipe]:
     Raises:
         RunError: no run there. UsageError: not a search.
     """
-    run = runs.open_run(folder)
-    if run.manifest["kind"] != "search":
-        raise UsageError(f"{folder}: is a {run.manifest['kind']} run, not a search.")
+    run = runs.open_search(folder)
     space = catalog.load_space(run.path("space.yaml"))
     return run, space, from_document(dict(run.manifest["recipe"]), where=str(run.path("manifest.json")))
 

@@ -17,6 +17,7 @@ from nas.search.record import TrialRecord, table
 MANIFEST: dict[str, Any] = {
     "space": "v2_tiny",
     "space_hash": "5ace",
+    "config": {"space": "v2_tiny", "data": "photos", "budget": 3},
     "baseline": {"name": "base", "num_params": 1_000_000, "hash": "ba5e"},
     "recipe": {"name": "quick", "epochs": 1.5, "batch_size": 64, "progressive": {"phases": 2, "size": [0.5, 1.0]}},
     "reward": {"w": -0.07, "v": -0.05},
@@ -178,3 +179,39 @@ def test_a_real_run_is_reported_from_its_folder_alone(finished: SearchResult, ru
     assert finished.winner.arch_hash in text
     stored = json.loads((run_copy / "finalists.json").read_text())["finalists"][0]
     assert f"{stored['accuracy']:.4f}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("finalists.json", "{", r"finalists\.json: cannot be read \(.*Delete it, .*: nas search --resume "),
+        ("finalists.json", "[]", r"finalists\.json: cannot be read \(found list, not dict\)"),
+        ("finalists.json", "{}", r"finalists\.json: is not what a search writes"),
+        ("finalists.json", '{"trainings": {}, "finalists": [{}]}', r"finalists\.json: is not what a search writes"),
+        ("finalists.json", "\udcff", r"finalists\.json: cannot be read \(.*utf-8"),
+        ("warnings.json", "", r"warnings\.json: cannot be read \(.*written again: nas search --resume "),
+        (
+            "trials.csv",
+            "",
+            r"trials\.csv: cannot be read as a table \(No columns .*written again: nas search --resume ",
+        ),
+        ("trials.csv", "number,kind\n0,trained\n", r"trials\.csv: has no column arch_hash\."),
+        ("trials.csv", "\udcff", r"trials\.csv: cannot be read as a table"),
+        (
+            "manifest.json",
+            '{"manifest_version": 1, "kind": "search"}',
+            r"manifest\.json: config: found nothing; .* from a copy",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named_with_a_remedy(folder: Path, name: str, text: str, words: str) -> None:
+    (folder / name).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(RunError, match=words):
+        load_run(folder)
+
+
+def test_a_table_that_ends_in_a_row_is_damaged(folder: Path) -> None:
+    lines = (folder / "trials.csv").read_text().splitlines()
+    (folder / "trials.csv").write_text("\n".join([*lines[:2], lines[2][:40]]))
+    with pytest.raises(RunError, match=r"trials\.csv: \w+: found nan in the row of trial 1, which was trained"):
+        load_run(folder)

@@ -220,6 +220,21 @@ def test_settings_of_the_first_runs_are_understood(finished: SearchResult) -> No
     assert from_document({**stored, "device": "cpu"}).devices == "cpu"
 
 
+def test_a_damaged_file_is_named_when_a_run_is_continued(run_copy: Path) -> None:
+    (run_copy / "finalists.json").write_text("{")
+    with pytest.raises(RunError, match=r"finalists\.json: cannot be read .* Delete it, and have .* --resume"):
+        resume(run_copy)
+    (run_copy / "finalists.json").unlink()
+    for name in ("warnings.json", "trials.csv", "winner.yaml"):
+        (run_copy / name).write_text("{")  # nothing is read of them: they are written again
+    resume(run_copy)
+    assert load_run(run_copy).winner
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    (run_copy / "manifest.json").write_text(json.dumps({**manifest, "config": None}))
+    with pytest.raises(RunError, match=r"manifest\.json: config: found nothing"):
+        resume(run_copy)
+
+
 def test_a_script_without_the_usual_guard_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each worker imports the script, and would begin a search of its own."""
     monkeypatch.setattr(session.multiprocessing.current_process(), "name", "nas worker on cpu")
