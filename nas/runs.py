@@ -74,7 +74,7 @@ def new_folder(root: Path | None, kind: str, label: str, out: Path | None = None
         out: The folder itself, in place of a generated name.
 
     Raises:
-        RunError: the folder cannot be made or written, or holds a run already.
+        RunError: the folder cannot be made or written, or is not empty.
     """
     label = re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-").lower()
     base = (root or Path("results")) / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-{label}"
@@ -85,6 +85,14 @@ def new_folder(root: Path | None, kind: str, label: str, out: Path | None = None
         folder = base.with_name(f"{base.name}-{attempt}")
     if (folder / "manifest.json").exists():
         raise RunError(f"{folder}: holds a run already. Continue it with --resume {folder}, or name another folder.")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if ".lock" in there:  # of a run that was killed before it began
+        there = {name for name in there if name not in (".lock", "space.yaml") and not name.endswith(TEMPORARY)}
+    if there:
+        raise RunError(
+            f"{folder}: is not empty (it holds {min(there)}) and no run; a run has a folder of its own. Name a new folder "
+            "or an empty one with --out."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
