@@ -266,10 +266,21 @@ def train_step(state: TrainState, images: Tensor, targets: Tensor, recipe: Recip
 
 
 def evaluate(network: Network, data: DeviceData, resolution: int) -> tuple[float, float]:
-    """Return accuracy (0..1) on the validation images and its standard error, sqrt(a (1 - a) / n)."""
+    """Return accuracy (0..1) on the validation images and its standard error."""
     right = correct(network, data, resolution)
-    accuracy = float(right.float().mean())
-    return accuracy, math.sqrt(accuracy * (1 - accuracy) / len(right))
+    k, n = int(right.sum()), len(right)
+    return k / n, proportion_error(k, n)
+
+
+def proportion_error(k: int, n: int) -> float:
+    """Return the standard error of the proportion k / n; it is above 0 also where k is 0 or n.
+
+    Of the plain sqrt(a (1 - a) / n) a perfect score on ten images would be known exactly. One success and one failure are
+    added, as for a difference of two proportions, which is what networks are compared by.
+    Source: Agresti & Caffo 2000, The American Statistician 54(4), section 2: p = (k + 1) / (n + 2), sqrt(p (1 - p) / (n + 2)).
+    """
+    p = (k + 1) / (n + 2)
+    return math.sqrt(p * (1 - p) / (n + 2))
 
 
 @torch.no_grad()
