@@ -97,6 +97,7 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
 def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed run may change, and refuse settings that differ from its own."""
     from nas.runs import open_search
+    from nas.search.config import option
 
     own = open_search(run).manifest["config"]
     may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data") if name in given}
@@ -104,13 +105,17 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
         if plain != own.get(name):
-            differs.append(f"--{name.replace('_', '-')}: found {plain}, the run has {own.get(name)}")
+            differs.append(f"{option(name)}: found {_shown(plain)}, the run has {_shown(own.get(name))}")
     if differs:
         raise click.UsageError(
             f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed, and "
-            "--data where the same images have moved."
+            "--data where the same images have moved. Leave the others out, or start a new run without --resume."
         )
     return may
+
+
+def _shown(value: Any) -> str:
+    return "none" if value in (None, []) else " ".join(value) if isinstance(value, list) else str(value)
 
 
 @cli.command()

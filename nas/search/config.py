@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ LIMIT_FIELDS = {
 """The fields of `SearchConfig` that are limits, and the costs they bound."""
 
 PATHS = ("out", "warm_start")
+
+
+def option(name: str) -> str:
+    """Return the option of the command line that a setting has."""
+    return "--trial-timeout" if name == "trial_timeout_s" else f"--{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,11 @@ class SearchConfig:
         object.__setattr__(self, "enqueue", tuple(os.fspath(item) for item in self.enqueue))
         for name, least in (("budget", 1), ("top_k", 1), ("top_k_seeds", 1), ("patience", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}; allowed: {least} or more.")
+                raise UsageError(f"{option(name)}: found {getattr(self, name)}; allowed: {least} or more.")
+        if self.trial_timeout_s is not None and not 0 < self.trial_timeout_s < math.inf:
+            raise UsageError(
+                f"{option('trial_timeout_s')}: found {self.trial_timeout_s:g}; allowed: seconds above 0. Leave it out for no limit."
+            )
         for name in ("w", "v"):
             value = getattr(self, name)
             if not -10 <= value <= 0:
@@ -100,7 +110,7 @@ class SearchConfig:
             try:
                 found.append(Limit(cost, max=parse_quantity(text, cost)))
             except ValueError as error:
-                raise UsageError(f"--{name.replace('_', '-')}: {error}.") from None
+                raise UsageError(f"{option(name)}: {error}.") from None
         return tuple(found)
 
     def document(self) -> dict[str, Any]:

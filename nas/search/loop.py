@@ -320,10 +320,11 @@ def _check_failures(found: list[TrialRecord], budget: int) -> None:
     failed = [record for record in found if record.kind in FAILED]
     most = max(10, budget // 4)
     if len(failed) >= most and len(failed) * 2 > len(found):
-        kinds = ", ".join(sorted({record.kind for record in failed}))
+        kinds = sorted({record.kind for record in failed})
+        longer = "Give a longer --trial-timeout, or lower" if "timeout" in kinds else "Lower"
         raise SearchError(
-            f"{len(failed)} of {len(found)} trials failed ({kinds}); the last: {failed[-1].reason}. Lower the recipe's "
-            "batch_size or learning_rate, the space's resolution, or set --max-params; then start a new run."
+            f"{len(failed)} of {len(found)} trials failed ({', '.join(kinds)}); the last: {failed[-1].reason}. {longer} the "
+            "recipe's batch_size or learning_rate, the space's resolution, or set --max-params; then start a new run."
         )
 
 

@@ -34,6 +34,12 @@ def test_exponents_do_not_reward_costs(name: str, value: float) -> None:
         SearchConfig(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("seconds", [0, -5.0, float("nan"), float("inf")])
+def test_a_time_that_a_phase_may_take_is_above_zero(seconds: float) -> None:
+    with pytest.raises(UsageError, match=f"--trial-timeout: found {seconds:g}; allowed: seconds above 0"):
+        SearchConfig(trial_timeout_s=seconds)
+
+
 def test_limits_have_units() -> None:
     config = SearchConfig(max_params="5M", max_macs="600M", max_step_time="12ms", max_memory="2GiB")
     assert config.limits() == (
