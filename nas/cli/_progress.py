@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from nas.data import Dataset
+from nas.objective import few_images
 from nas.runs import Run
 from nas.search.finalists import optimism
 from nas.search.record import TrialRecord
@@ -80,6 +81,8 @@ class SearchProgress(Watcher):
         )
         for note in data.notes:
             self._say("", note, "dim")
+        for warning in few_images(used["used_val_images"], used["val_images"]):
+            self._say("note", warning, "yellow")
         recipe = facts["recipe"]
         self._say(
             "recipe",

@@ -87,7 +87,8 @@ class SearchConfig:
                 raise UsageError(f"{option(name)}: found {getattr(self, name)}; allowed: {least} or more.")
         if self.trial_timeout_s is not None and not 0 < self.trial_timeout_s < math.inf:
             raise UsageError(
-                f"{option('trial_timeout_s')}: found {self.trial_timeout_s:g}; allowed: seconds above 0. Leave it out for no limit."
+                f"{option('trial_timeout_s')}: found {self.trial_timeout_s:g}; allowed: seconds above 0. "
+                "Leave it out for no limit."
             )
         for name in ("w", "v"):
             value = getattr(self, name)

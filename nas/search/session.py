@@ -22,7 +22,7 @@ from nas.devices import describe_device, pick_devices
 from nas.engine import WORKER, Engine, InlineEngine, LocalEngine, PhaseBug, checkpoints
 from nas.errors import RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits
-from nas.objective import Reward, tightest, warnings
+from nas.objective import Reward, few_images, tightest, warnings
 from nas.report import write_report
 from nas.runs import Run
 from nas.search import begin
@@ -355,6 +355,7 @@ def _ended(
             f"raise --top-k; the search itself is kept in {run.folder}."
         )
     notes = [short] if spent < config.budget else []
+    notes += few_images(run.manifest["data"]["used_val_images"], run.manifest["data"]["val_images"])
     notes += warnings([record.candidate() for record in found if record.kind == "trained"], reward)
     notes += [
         f"{item.record.arch_hash} failed when it was trained again ({item.outcome}); it comes last."

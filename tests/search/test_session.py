@@ -76,6 +76,8 @@ def test_each_record_decodes_to_its_network_again(finished: SearchResult) -> Non
 def test_the_report_names_the_winner(finished: SearchResult) -> None:
     page = finished.run.path("report.md").read_text()
     assert finished.winner.arch_hash in page
+    assert any(line.startswith("An accuracy is counted on 18 validation images") for line in finished.warnings)
+    assert "- An accuracy is counted on 18 validation images" in page
     assert "optimism" in page and "## Conditions" in page
 
 
