@@ -16,7 +16,7 @@ from rich.text import Text
 from nas.data import Dataset
 from nas.objective import few_images
 from nas.runs import Run
-from nas.search.finalists import optimism
+from nas.search.finalists import Fresh, optimism
 from nas.search.record import TrialRecord
 from nas.search.session import SearchResult, Watcher
 from nas.space import format_count
@@ -45,6 +45,8 @@ class SearchProgress(Watcher):
         self._done = 0
         self._known = 0
         self._budget = 0
+        self._finalists = 0
+        self._again: set[str] = set()
         self._began = time.monotonic()
 
     def __enter__(self) -> SearchProgress:
@@ -68,6 +70,7 @@ class SearchProgress(Watcher):
         """Say what is searched, on what, and where the results go."""
         self._known = self._done = known
         self._budget = facts["config"]["budget"]
+        self._finalists = facts["config"]["top_k"] * facts["config"]["top_k_seeds"]
         self._began = time.monotonic()
         used = facts["data"]
         device = facts["device"]
@@ -144,13 +147,27 @@ class SearchProgress(Watcher):
         trained = self._done - self._known
         eta = ""
         if trained:
-            left = (time.monotonic() - self._began) / trained * (self._budget - self._done)
-            eta = f"about {left / 60:.0f} min left, best {self._best:.4f}"
+            left = self._budget - self._done + self._finalists
+            eta = f"{_left(self._began, trained, left)}, best {self._best:.4f}"
         self._bar.update(self._task, completed=self._done, eta=eta)
 
-    def finalist(self, record: TrialRecord, seed: int) -> None:
-        """Show which finalist is trained again."""
-        self._bar.update(self._task, description=f"measuring {record.arch_hash[:8]} again, seed {seed}", eta="")
+    def finalist(self, fresh: Fresh) -> None:
+        """Show which finalist is trained again, how many are done, and what is left."""
+        if not self._again:
+            self._bar.update(self._task, visible=False)
+            self._task = self._bar.add_task("", total=fresh.total, eta="")  # with a clock of its own
+            self._began = time.monotonic()
+            self._known = fresh.done
+        name = f"{fresh.record.arch_hash[:8]} with seed {fresh.seed}"
+        if name not in self._again:
+            self._again.add(name)
+            left = f"{len(self._again) + self._known} of {fresh.total}"
+            self._say("", f"finalists: timing and training {name} again, {left}", "dim")
+        what = "timing" if fresh.phase == 0 else f"training {fresh.phase}"
+        eta = ""
+        if fresh.done > self._known:
+            eta = _left(self._began, fresh.done - self._known, fresh.total - fresh.done)
+        self._bar.update(self._task, description=f"finalists: {what} {name}", completed=fresh.done, eta=eta)
 
     def finished(self, result: SearchResult) -> None:
         """Print the winner, the warnings, and the command to run next."""
@@ -179,3 +196,7 @@ class SearchProgress(Watcher):
     def _say(self, label: str, text: str, style: str = "") -> None:
         """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""
         self._console.print(Text.assemble((f"{label:9s}", "bold"), (text, style)))
+
+
+def _left(began: float, done: int, left: int) -> str:
+    return f"about {(time.monotonic() - began) / done * left / 60:.0f} min left"

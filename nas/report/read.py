@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class RunView:
         run: The folder and its manifest.
         trials: A row for each trial that ended, with the columns of `nas.search.record.TrialRecord`.
         finalists: The best networks measured again, the winner first; empty while the search goes on.
+        trainings: The fresh trainings and timings of finalists, by network and seed.
         warnings: What to know before trusting the winner.
     """
 
@@ -40,6 +41,7 @@ class RunView:
     trials: pd.DataFrame
     finalists: tuple[Mapping[str, Any], ...]
     warnings: tuple[str, ...]
+    trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def winner(self) -> ArchSpec:
@@ -80,11 +82,13 @@ def load_run(folder: str | os.PathLike[str]) -> RunView:
     trials, warnings = (run.path(name) for name in ("trials.csv", "warnings.json"))
     if not trials.is_file():
         raise RunError(f"{run.folder}: no trial has ended in it yet. Continue it: {_continue(run)}")
+    last = read_finalists(run)
     again = f"Have it written again: {_continue(run)}"
     return RunView(
         run=run,
         trials=_read_trials(trials, again),
-        finalists=tuple(read_finalists(run).get("finalists", ())),
+        finalists=tuple(last.get("finalists", ())),
+        trainings=last["trainings"],
         warnings=tuple(map(str, read_json(warnings, list, again))) if warnings.is_file() else (),
     )
 

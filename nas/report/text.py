@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
+
 from nas.objective import pareto
 from nas.report.plot import write_plot
 from nas.report.read import RunView, load_run
@@ -137,19 +139,37 @@ def _front(view: RunView) -> list[str]:
 
 
 def _spent(view: RunView) -> list[str]:
-    rows = [
-        [str(kind), str(len(group)), f"{group['seconds'].sum() / 60:.1f}"]
-        for kind, group in view.trials.groupby("kind", sort=True)
-    ]
-    total = view.trials["seconds"].sum() / 60
+    trials = view.trials
+    taken = trials["origin"].notna() if "origin" in trials else pd.Series(False, index=trials.index)
+    own = trials[~taken]
+    rows = [_spent_row(str(kind), group["seconds"], _timing(group)) for kind, group in own.groupby("kind", sort=True)]
+    rows.append(_spent_row("all", own["seconds"], _timing(own)))
+    again = [item for item in view.trainings.values() if "seconds" in item]  # the first runs did not keep them
+    if again:
+        parts = (pd.Series([item[name] for item in again]) for name in ("seconds", "timing_seconds"))
+        rows.append(_spent_row("finalists, timed and trained again", *parts))
+    beside = f" {taken.sum()} were taken over from another run and cost neither." if taken.any() else ""
     return [
         "## Where the budget went",
         "",
-        *_table(["trials that were", "number", "minutes"], [*rows, ["all", str(len(view.trials)), f"{total:.1f}"]]),
+        *_table(["trials that were", "number", "minutes", "of these timing"], rows),
         "",
-        "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not.",
+        "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not." + beside,
         "",
     ]
+
+
+def _spent_row(what: str, seconds: pd.Series, timing: pd.Series | None) -> list[str]:
+    known = "" if timing is None else f"{timing.sum() / 60:.1f}"
+    return [what, str(len(seconds)), f"{seconds.sum() / 60:.1f}", known]
+
+
+def _timing(trials: pd.DataFrame) -> pd.Series | None:
+    """Return the seconds of phase 0, which counts and times; None of the first runs, which did not keep them."""
+    if "phase_seconds" not in trials:
+        return None
+    measured = trials[trials["kind"] != "duplicate"]  # which repeats what the first one took
+    return pd.Series([float(str(phases).split()[0]) for phases in measured["phase_seconds"]], dtype=float)
 
 
 def _conditions(manifest: Mapping[str, Any]) -> list[str]:

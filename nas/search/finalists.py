@@ -52,6 +52,22 @@ class Finalist:
     outcome: str = "ok"
 
 
+@dataclass(frozen=True)
+class Fresh:
+    """A fresh training at the beginning of one of its phases.
+
+    Args:
+        record: What the search saw of the network. seed: The fresh seed.
+        done, total: Of all fresh trainings and timings of the run, those that have ended, and their number.
+    """
+
+    record: TrialRecord
+    seed: int
+    phase: int
+    done: int
+    total: int
+
+
 def best(
     records: Sequence[TrialRecord], reward: Reward, top_k: int, skipped: Collection[str] = ()
 ) -> list[TrialRecord]:
@@ -89,7 +105,7 @@ def measure_again(
     reward: Reward,
     run: Run,
     seeds: Sequence[int],
-    on_training: Callable[[TrialRecord, int], None],
+    on_phase: Callable[[Fresh], None],
 ) -> list[Finalist]:
     """Train each finalist with each fresh seed and time it by the full protocol; return them by falling reward.
 
@@ -97,7 +113,7 @@ def measure_again(
     in flight from their checkpoints.
 
     Args:
-        on_training: Called with a finalist and a seed before each training.
+        on_phase: Called before each phase.
 
     A finalist of which a fresh training fails (memory, divergence, time) cannot be trusted with a longer one either: it
     comes last, with the reward 0 and its outcome.
@@ -108,8 +124,9 @@ def measure_again(
     stored = _stored(run)
     folder = run.path(checkpoints.FOLDER)
     wanted = [(record, Job(spec, 0, seed, FULL)) for record, spec in finalists for seed in seeds]
-    queue = deque((record, job) for record, job in wanted if _name(job) not in stored)
-    checkpoints.keep_only(folder, [job.key for _, job in queue], seeds)
+    of = {job.key: record for record, job in wanted}
+    queue = deque(job for _, job in wanted if _name(job) not in stored)
+    checkpoints.keep_only(folder, [job.key for job in queue], seeds)
     flying: dict[str, list[PhaseResult]] = {}
 
     def proceed(job: Job) -> None:
@@ -120,14 +137,15 @@ def measure_again(
             write_json(run.path(FINALISTS), {"trainings": stored})
             engine.drop(job.key)
             del flying[job.key]
-            checkpoints.keep_only(folder, [*flying, *(other.key for _, other in queue)], seeds)
+            checkpoints.keep_only(folder, [*flying, *(other.key for other in queue)], seeds)
         else:
+            done = len(wanted) - len(queue) - len(flying)
+            on_phase(Fresh(of[job.key], job.seed, len(results), done, len(wanted)))
             engine.submit(replace(job, phase=len(results)))
 
     while queue or flying:
         while queue and len(flying) < engine.slots:
-            record, job = queue.popleft()
-            on_training(record, job.seed)
+            job = queue.popleft()
             flying[job.key] = list(checkpoints.load(folder, job.key)[0])
             proceed(job)
         if flying:
@@ -167,7 +185,11 @@ def _training(results: Sequence[PhaseResult]) -> dict[str, Any]:
     last = results[-1]
     if last.training is not None:
         values |= {"val_accuracy": last.training.val_accuracy, "val_error": last.training.val_error}
-    return values | {"outcome": "ok" if _goes_on(last) else last.outcome}
+    seconds = {
+        "timing_seconds": round(results[0].seconds, 3),
+        "seconds": round(sum(result.seconds for result in results), 3),
+    }
+    return values | seconds | {"outcome": "ok" if _goes_on(last) else last.outcome}
 
 
 def _finalist(record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[str, Any]], reward: Reward) -> Finalist:

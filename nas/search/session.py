@@ -29,7 +29,7 @@ from nas.search import begin
 from nas.search import config as configs
 from nas.search.config import SearchConfig
 from nas.search.facts import manifest
-from nas.search.finalists import Finalist, best, finalists_before, measure_again
+from nas.search.finalists import Finalist, Fresh, best, finalists_before, measure_again
 from nas.search.loop import Terms, run_loop, saved_bug
 from nas.search.record import TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
@@ -79,8 +79,8 @@ class Watcher:
     def trial(self, record: TrialRecord) -> None:
         """A trial has ended."""
 
-    def finalist(self, record: TrialRecord, seed: int) -> None:
-        """A finalist is trained again."""
+    def finalist(self, fresh: Fresh) -> None:
+        """A phase of a finalist's fresh training begins."""
 
 
 def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None, **settings: Any) -> SearchResult:

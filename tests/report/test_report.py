@@ -85,6 +85,7 @@ def test_the_page_tells_the_whole_run(folder: Path) -> None:
     assert "64 of 100 training and 32 of 50 validation images, 3 classes" in text
     assert "2 phases from 50% to 100% of the network's resolution, batch 64" in text
     assert "| infeasible | 1 | 0.0 |" in text and "| all | 5 | 2.0 |" in text
+    assert "| finalists, timed and trained again |" not in text
     assert "device a processor (threads 1)" in text and "- A note." in text
 
 
@@ -111,6 +112,22 @@ def test_the_best_trials_are_ranked_and_the_others_left_out(folder: Path) -> Non
     assert "net 2" not in best and "net 3" not in best
     first = view.candidates()[0]
     assert score_of(first, view.reward) == pytest.approx(0.82 * 1.1**-0.07 * 2**-0.05)
+
+
+def test_timing_and_finalists_are_accounted_for(tmp_path: Path) -> None:
+    trials = [
+        trial(0, phase_seconds="6.000 24.000"),
+        trial(1, "duplicate", phase_seconds="6.000 24.000"),
+        trial(2, origin="other trial 3", phase_seconds="6.000 24.000"),
+    ]
+    folder = fabricate(tmp_path / "run", trials, [finalist(trials[0], 0.8)], [])
+    stored = json.loads((folder / "finalists.json").read_text())
+    spent = {"outcome": "ok", "seconds": 90.0, "timing_seconds": 12.0}
+    runs.write_json(folder / "finalists.json", stored | {"trainings": {"a-1": spent, "a-2": spent}})
+    text = page(load_run(folder))
+    assert "| trained | 1 | 0.5 | 0.1 |" in text and "| all | 2 | 1.0 | 0.1 |" in text
+    assert "| finalists, timed and trained again | 2 | 3.0 | 0.4 |" in text
+    assert "1 were taken over from another run" in text
 
 
 def test_finalists_that_differ_are_not_called_alike(tmp_path: Path) -> None:
