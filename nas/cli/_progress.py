@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -66,9 +66,10 @@ class SearchProgress(Watcher):
         """Remember what to continue."""
         self.folder = run.folder
 
-    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
+    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: Sequence[TrialRecord]) -> None:
         """Say what is searched, on what, and where the results go."""
-        self._known = self._done = known
+        self._known = self._done = sum(record.costs_budget for record in known)
+        self._best = max((record.reward or 0.0 for record in known if record.kind == "trained"), default=0.0)
         self._budget = facts["config"]["budget"]
         self._finalists = facts["config"]["top_k"] * facts["config"]["top_k_seeds"]
         self._began = time.monotonic()
@@ -99,12 +100,13 @@ class SearchProgress(Watcher):
         )
         self._say("run", str(run.folder))
         self._say("", f"watch it: nas dashboard {run.folder}", "dim")
-        if known:
-            self._say("", f"continuing: {known} networks are trained already")
+        if self._known:
+            best = f", the best with reward {self._best:.4f}" if self._best else ""
+            self._say("", f"continuing: {self._known} network{'s' * (self._known > 1)} trained already{best}")
         self._console.print(
             "trial kind        reward   accuracy         step time (x baseline)  params   network", style="dim"
         )
-        self._bar.update(self._task, description="searching", completed=known, total=self._budget)
+        self._bar.update(self._task, description="searching", completed=self._done, total=self._budget)
 
     def note(self, sentence: str) -> None:
         """Say what happened besides the trials."""

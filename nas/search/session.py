@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,8 @@ class Watcher:
     def packing(self, done: int, total: int) -> None:
         """Images have been decoded."""
 
-    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
-        """The search begins, with `known` networks trained already."""
+    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: Sequence[TrialRecord]) -> None:
+        """The search begins, with the records of trials that have ended already."""
 
     def opened(self, run: Run) -> None:
         """The run has its folder: from now on it can be continued."""
@@ -258,7 +258,7 @@ def _owned(
     table_file = run.path("trials.csv")
     if known:  # a run killed between a trial's end and its row lacks the row
         runs.write_text(table_file, table(known).to_csv(index=False))
-    watcher.started(run, data, facts, sum(record.costs_budget for record in known))
+    watcher.started(run, data, facts, tuple(known))
     for name in ("warm_start", "enqueue"):
         if name in study.user_attrs:
             watcher.note(study.user_attrs[name])
