@@ -200,17 +200,19 @@ def rerank(
 
 @cli.command()
 @click.option("--data", help="Look at these images too, and time the input pipeline against training on them.")
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, as a search with it would.")
 @click.option("--space", default="v2", show_default=True, help="The space that is to be searched.")
+@click.option("--recipe", help="The recipe of the search: a name or a YAML file; the space's own unless given.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--batch-size", type=click.IntRange(2), help="Batch of the timing; the recipe's unless given.")
-def doctor(data: str | None, space: str, device: str, batch_size: int | None) -> None:
+def doctor(data: str | None, **settings: Any) -> None:
     """Check what a search needs: software, device, folders and, with --data, images and the speed of the input.
 
     Exits with 1 if something would stop `nas search`.
     """
     from nas.cli import _doctor
 
-    if not _doctor.show(data=data, space=space, device=device, batch_size=batch_size):
+    if not _doctor.show(data=data, **settings):
         sys.exit(1)
 
 
