@@ -123,7 +123,11 @@ def measure_again(
     """
     stored = _stored(run)
     folder = run.path(checkpoints.FOLDER)
-    wanted = [(record, Job(spec, 0, seed, FULL)) for record, spec in finalists for seed in seeds]
+    wanted = [
+        (record, Job(spec, 0, seed, FULL, f"finalist {record.arch_hash[:8]} (trial {record.number}) with seed {seed}"))
+        for record, spec in finalists
+        for seed in seeds
+    ]
     of = {job.key: record for record, job in wanted}
     queue = deque(job for _, job in wanted if _name(job) not in stored)
     checkpoints.keep_only(folder, [job.key for job in queue], seeds)

@@ -150,7 +150,7 @@ def run_loop(
                 return
             phase = result.phase + 1
         on_phase(flight.record, phase)
-        engine.submit(Job(flight.spec, phase, terms.seed))
+        engine.submit(Job(flight.spec, phase, terms.seed, name=f"trial {flight.record.number}"))
 
     def end(flight: _Flight, record: TrialRecord, first: TrialRecord | None = None) -> None:
         """Store a trial's record and tell the study; `first` is what a duplicate repeats."""

@@ -20,7 +20,7 @@ from nas.data import Dataset, is_found, located
 from nas.data import load as load_data
 from nas.devices import describe_device, pick_devices
 from nas.engine import WORKER, Engine, InlineEngine, LocalEngine, PhaseBug, checkpoints
-from nas.errors import RunError, SearchError, UsageError
+from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits
 from nas.objective import Reward, few_images, tightest, warnings
 from nas.report import write_report
@@ -201,6 +201,10 @@ def _run(
     with runs.owned(folder):
         try:
             return _owned(config, space, recipe, run, folder, devices, watcher, skipped)
+        except DeviceError as error:
+            if not (folder / "manifest.json").exists():
+                raise
+            raise DeviceError(f"{error} Continue with: nas search --resume {shlex.quote(str(folder))}") from error
         except optuna.exceptions.StorageInternalError as error:
             cause = str(error.__cause__ or error).splitlines()[0]
             raise RunError(
@@ -259,6 +263,12 @@ def _owned(
     if known:  # a run killed between a trial's end and its row lacks the row
         runs.write_text(table_file, table(known).to_csv(index=False))
     watcher.started(run, data, facts, tuple(known))
+    cores = len(os.sched_getaffinity(0))
+    if devices[0].type == "cpu" and len(devices) > cores:
+        watcher.note(
+            f"--devices {config.devices}: {len(devices)} workers share {cores} usable core{'s' * (cores > 1)}, so that "
+            f"step times scatter and nothing is faster. Give cpu:{cores} at most."
+        )
     for name in ("warm_start", "enqueue"):
         if name in study.user_attrs:
             watcher.note(study.user_attrs[name])

@@ -14,7 +14,7 @@ from PIL import Image
 
 import nas
 from nas import catalog
-from nas.errors import RunError, SearchError, UsageError
+from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.report import load_run
 from nas.search import SearchResult, resume, session
 from nas.search.config import from_document
@@ -235,6 +235,26 @@ def test_a_damaged_file_is_named_when_a_run_is_continued(run_copy: Path) -> None
     (run_copy / "manifest.json").write_text(json.dumps({**manifest, "config": None}))
     with pytest.raises(RunError, match=r"manifest\.json: config: found nothing"):
         resume(run_copy)
+
+
+def test_workers_that_cannot_work_are_said_with_the_command_to_continue(
+    finished: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, said = finished.run.manifest["config"], []
+
+    class Listener(session.Watcher):
+        def note(self, sentence: str) -> None:
+            said.append(sentence)
+
+    def fails(*_: object) -> None:
+        raise DeviceError("cpu: its worker was killed.")
+
+    monkeypatch.setattr(session, "run_loop", fails)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    names = {name: config[name] for name in ("space", "data", "recipe")}
+    with pytest.raises(DeviceError, match=r"was killed\. Continue with: nas search --resume .*run$"):
+        nas.search(**{**SETTINGS, **names, "devices": "cpu:2"}, budget=1, out=tmp_path / "run", watcher=Listener())
+    assert any("2 workers share 1 usable core, so" in sentence for sentence in said)
 
 
 def test_a_script_without_the_usual_guard_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
