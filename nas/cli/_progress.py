@@ -144,7 +144,7 @@ class SearchProgress(Watcher):
             line += f"{record.step_time_ms:8.2f} ms ({ratio:4.2f})      {format_count(record.num_params or 0):>6s}   "
             line += record.arch
         else:
-            line += record.reason
+            line += f"{record.reason}: {record.arch}"
         self._console.print(line, style=style)
         trained = self._done - self._known
         eta = ""

@@ -202,7 +202,8 @@ def _ended(flight: _Flight, result: PhaseResult, num_phases: int) -> TrialRecord
         return replace(record, kind=result.outcome, reason=result.reason)
     if result.phase == num_phases:
         return replace(record, kind="trained")
-    if result.phase > 0 and flight.trial.should_prune():
+    # A network that the user queued is one that the user wants to know about, to the end.
+    if result.phase > 0 and "enqueued" not in flight.trial.user_attrs and flight.trial.should_prune():
         return replace(record, kind="pruned", reason=f"reward below the median at the end of phase {result.phase}")
     return None
 

@@ -297,7 +297,7 @@ def _owned(
         found = run_loop(
             study, engine, terms, run, known, on_trial, lambda record, phase: watcher.phase(record, phase, num_phases)
         )
-        return _ended(config, space, run, engine, terms, found, classes, watcher)
+        return _ended(config, space, run, engine, terms, found, classes, begin.unheard(study, found), watcher)
     finally:
         engine.close()
 
@@ -337,6 +337,7 @@ def _ended(
     terms: Terms,
     found: list[TrialRecord],
     classes: dict[str, int],
+    unheard: list[str],
     watcher: Watcher,
 ) -> SearchResult:
     """Measure the best again, name the winner, write the report."""
@@ -364,7 +365,7 @@ def _ended(
             f"none of the best networks could be trained again ({ends}). Lower the recipe's batch_size or learning_rate, or "
             f"raise --top-k; the search itself is kept in {run.folder}."
         )
-    notes = [short] if spent < config.budget else []
+    notes = ([short] if spent < config.budget else []) + unheard
     notes += few_images(run.manifest["data"]["used_val_images"], run.manifest["data"]["val_images"])
     notes += warnings([record.candidate() for record in found if record.kind == "trained"], reward)
     notes += [
