@@ -122,28 +122,14 @@ def _batch(data: DeviceData, recipe: Recipe, phase: Phase) -> Callable[[], objec
     """Return the making of one batch, as the training loop does it."""
     import torch
 
-    from nas.data.augment import Augment, mix, train_batch
+    from nas.train.loop import make_batch
 
     generator = torch.Generator(device=data.device).manual_seed(0)
-    augment = Augment(
-        flip=recipe.flip, crop_padding=recipe.crop_padding, scale=recipe.crop_scale, magnitude=phase.magnitude
-    )
     shape = (recipe.batch_size,)
 
     def make() -> object:
         index = torch.randint(len(data.train_labels), shape, generator=generator, device=data.device)
-        images = train_batch(
-            data.train_images[index],
-            resolution=phase.resolution,
-            mean=data.mean,
-            std=data.std,
-            augment=augment,
-            generator=generator,
-        )
-        targets = data.train_labels[index]
-        if phase.mixup == 0:
-            return images, targets
-        return mix(images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator)
+        return make_batch(data, index, recipe, phase, generator)
 
     return make
 

@@ -205,28 +205,13 @@ def train_phase(
     """
     began = time.perf_counter()
     steps = phase_steps(len(data.train_labels), recipe, phase)
-    augment = Augment(
-        flip=recipe.flip, crop_padding=recipe.crop_padding, scale=recipe.crop_scale, magnitude=phase.magnitude
-    )
     total = torch.zeros((), device=state.device)
     with _seeded(state.seed, phase.number, state.device) as generator:
         state.network.train()
         state.network.dropout.p = phase.dropout
         batches = _batches(len(data.train_labels), recipe.batch_size, steps, generator)
         for step, index in enumerate(batches):
-            images = train_batch(
-                data.train_images[index],
-                resolution=phase.resolution,
-                mean=data.mean,
-                std=data.std,
-                augment=augment,
-                generator=generator,
-            )
-            targets = data.train_labels[index]
-            if phase.mixup > 0:
-                images, targets = mix(
-                    images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator
-                )
+            images, targets = make_batch(data, index, recipe, phase, generator)
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, recipe.learning_rate, recipe.warmup)
             total += train_step(state, images, targets, recipe)
@@ -247,6 +232,31 @@ def train_phase(
         train_seconds=trained - began,
         val_seconds=time.perf_counter() - trained,
     )
+
+
+def make_batch(
+    data: DeviceData, index: Tensor, recipe: Recipe, phase: Phase, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the training images at some indices, augmented and mixed as a phase asks, and their targets.
+
+    Returns:
+        float32, (B, C, R, R), normalised; int64 (B,), or float32 (B, num_classes) where they are mixed.
+    """
+    augment = Augment(
+        flip=recipe.flip, crop_padding=recipe.crop_padding, scale=recipe.crop_scale, magnitude=phase.magnitude
+    )
+    images = train_batch(
+        data.train_images[index],
+        resolution=phase.resolution,
+        mean=data.mean,
+        std=data.std,
+        augment=augment,
+        generator=generator,
+    )
+    targets = data.train_labels[index]
+    if phase.mixup == 0:
+        return images, targets
+    return mix(images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator)
 
 
 def train_step(state: TrainState, images: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
