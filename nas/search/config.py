@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nas.data import BUILTIN
-from nas.errors import UsageError
+from nas.errors import UnknownNameError, UsageError, nearest
 from nas.space import Limit, parse_quantity
 
 LIMIT_FIELDS = {
@@ -80,8 +80,23 @@ class SearchConfig:
         for name in ("space", "data", "recipe", *PATHS):  # a path in place of a name, and a name in place of a path
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, Path(value) if name in PATHS else os.fspath(value))
-        object.__setattr__(self, "enqueue", tuple(os.fspath(item) for item in self.enqueue))
+                text = _text(name, value)
+                object.__setattr__(self, name, Path(text) if name in PATHS else text)
+        given: Any = self.enqueue
+        queued = [given] if isinstance(given, str | os.PathLike) else given
+        object.__setattr__(self, "enqueue", tuple(_text("enqueue", item) for item in queued))
+        for name in ("devices", "sampler", "pruner"):
+            if not isinstance(getattr(self, name), str):
+                raise _wrong_kind(name, getattr(self, name), "text")
+        for name in ("budget", "top_k", "top_k_seeds", "patience", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise _wrong_kind(name, getattr(self, name), "a whole number")
+        for name in ("w", "v", "trial_timeout_s"):
+            if not isinstance(getattr(self, name), int | float | None):
+                raise _wrong_kind(name, getattr(self, name), "a number")
+        for name in LIMIT_FIELDS:
+            if not isinstance(getattr(self, name), str | None):
+                raise _wrong_kind(name, getattr(self, name), "text with a unit, such as '5M' or '12ms'")
         for name, least in (("budget", 1), ("top_k", 1), ("top_k_seeds", 1), ("patience", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{option(name)}: found {getattr(self, name)}; allowed: {least} or more.")
@@ -122,9 +137,35 @@ class SearchConfig:
         }
 
 
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise _wrong_kind(name, value, "a name, or the path of a file or folder")
+    return os.fspath(value)
+
+
+def _wrong_kind(name: str, value: object, allowed: str) -> UsageError:
+    shown = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+    return UsageError(f"{option(name)}: found {shown}; allowed: {allowed}. Give that instead.")
+
+
+def from_settings(settings: dict[str, Any], where: str) -> SearchConfig:
+    """Return the settings that were given by name.
+
+    Raises:
+        UnknownNameError: no such setting.
+    """
+    known = [item.name for item in fields(SearchConfig)]
+    for name in settings:
+        if name not in known:
+            raise UnknownNameError(
+                f"{where}: {name}: unknown setting. Known: {', '.join(known)}.{nearest(name, known)}"
+            )
+    return SearchConfig(**settings)
+
+
 def from_document(data: dict[str, Any]) -> SearchConfig:
     """Return the settings that a manifest holds."""
     data = dict(data)
     if "device" in data:  # its name in the first runs
         data["devices"] = data.pop("device")
-    return SearchConfig(**data)
+    return from_settings(data, "manifest.json: config")
