@@ -90,7 +90,7 @@ class SearchProgress(Watcher):
         recipe = facts["recipe"]
         self._say(
             "recipe",
-            f"{recipe['name']}: {recipe['epochs']:g} epochs, {recipe['progressive']['phases']} phases, "
+            f"{recipe['name']}: {_many(recipe['epochs'], 'epoch')}, {_many(recipe['progressive']['phases'], 'phase')}, "
             f"batch {recipe['batch_size']}",
         )
         asked = facts["config"]["devices"]
@@ -182,13 +182,13 @@ class SearchProgress(Watcher):
         self._say("winner", f"{first.record.arch_hash}  {first.record.arch}", "bold green")
         self._say(
             "",
-            f"accuracy {first.accuracy:.4f} ± {first.accuracy_error:.4f} ({len(first.accuracies)} fresh seeds), "
+            f"accuracy {first.accuracy:.4f} ± {first.accuracy_error:.4f} ({_many(len(first.accuracies), 'fresh seed')}), "
             f"{ratio:.2f} x the baseline's step time, {format_count(first.record.num_params or 0)} parameters",
         )
         self._say(
             "",
             f"reward {first.reward:.4f} with fresh seeds; in the search {first.record.reward:.4f}. The search was "
-            f"optimistic by {optimism(result.finalists):+.4f} on average over {len(result.finalists)} finalists",
+            f"optimistic by {optimism(result.finalists):+.4f} on average over {_many(len(result.finalists), 'finalist')}",
         )
         for warning in result.warnings:
             self._say("note", warning, "yellow")
@@ -198,6 +198,10 @@ class SearchProgress(Watcher):
     def _say(self, label: str, text: str, style: str = "") -> None:
         """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""
         self._console.print(Text.assemble((f"{label:9s}", "bold"), (text, style)))
+
+
+def _many(number: float, word: str) -> str:
+    return f"{number:g} {word}{'s' * (number != 1)}"
 
 
 def _left(began: float, done: int, left: int) -> str:

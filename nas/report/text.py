@@ -52,7 +52,7 @@ def _winner(view: RunView) -> list[str]:
         f"`{record['arch_hash']}` `{record['arch']}`",
         "",
         f"- accuracy {first['accuracy']:.4f} ± {first['accuracy_error']:.4f} "
-        f"over {len(first['accuracies'])} fresh seeds",
+        f"over {len(first['accuracies'])} fresh seed{'s' * (len(first['accuracies']) != 1)}",
         f"- step time {fmean(first['step_time_ms']):.2f} ms (MAD {max(first['step_time_mad_ms']):.2f}), "
         f"{_ratio(first):.2f} x the baseline's in the same minutes",
         f"- {format_count(record['num_params'])} parameters, {format_count(record['macs'])} MACs",
@@ -184,7 +184,8 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
         f"- data {data['name']} (`{data['fingerprint']}`): {data['used_train_images']} of {data['train_images']} "
         f"training and {data['used_val_images']} of {data['val_images']} validation images, {data['classes']} classes",
         *[f"- {note}" for note in data["notes"]],
-        f"- recipe {recipe['name']}: {recipe['epochs']:g} epochs in {recipe['progressive']['phases']} phases from "
+        f"- recipe {recipe['name']}: {recipe['epochs']:g} epoch{'s' * (recipe['epochs'] != 1)} in "
+        f"{recipe['progressive']['phases']} phase{'s' * (recipe['progressive']['phases'] != 1)} from "
         f"{sizes[0]:.0%} to {sizes[1]:.0%} of the network's resolution, batch {recipe['batch_size']}",
         f"- sampler {manifest['sampler']}, pruner {manifest['pruner']}, seed {manifest['seed']}",
         f"- device {device['name']} ({', '.join(f'{k} {v}' for k, v in device.items() if k not in ('name', 'type'))})",

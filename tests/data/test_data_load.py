@@ -75,3 +75,11 @@ def test_a_path_is_made_absolute_and_a_name_is_kept(tmp_path: Path, monkeypatch:
     kept = ("fashion-mnist", "fashion-mnist-subset", "bad_photos:load", "photoz")
     assert [located(value) for value in kept] == list(kept)
     assert located("photos") == str(tmp_path / "photos")
+
+
+def test_a_mistyped_source_has_a_near_match(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match=r"Did you mean .*/photos\?$"):
+        load(str(tmp_path / "photoz"), resolution=32)
+    with pytest.raises(DataError, match=r"Did you mean fashion-mnist-subset\?$"):
+        load("fashion-mnist-subst", resolution=32)
