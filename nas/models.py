@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nas.blocks import BLOCKS, BlockArgs, Call
 from nas.blocks._layers import DropPath, out_size
+from nas.errors import UsageError
 from nas.spec import ArchSpec, LayerSpec, single_layers
 
 
@@ -145,7 +146,12 @@ def build(spec: ArchSpec, *, seed: int | None = None) -> Network:
 
     Args:
         seed: Seed of the weights; None draws from torch's global generator.
+
+    Raises:
+        UsageError: something else than an architecture.
     """
+    if not isinstance(spec, ArchSpec):
+        raise UsageError(f"build: found {spec!r}; allowed: an architecture. Load one: nas.build(nas.load_arch(name)).")
     with torch.random.fork_rng(devices=[]):  # torch fills new layers from its global generator; ours overwrite them
         network = Network(spec)
     generator = None if seed is None else torch.Generator().manual_seed(seed)

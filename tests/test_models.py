@@ -19,6 +19,7 @@ from nas.blocks import BLOCKS, _layers
 from nas.catalog import load_arch, load_space
 from nas.cost import count, table
 from nas.cost.verify import fvcore_count
+from nas.errors import UsageError
 from nas.models import build, places, timm_definition
 from nas.space import decode, library, random_choose
 from nas.spec import ArchSpec, LayerSpec, StageSpec, Value, scaled
@@ -173,6 +174,11 @@ def test_every_parameter_of_a_network_gets_a_gradient() -> None:
     network(torch.randn(4, 3, 32, 32)).logsumexp(1).sum().backward()
     missing = [name for name, p in network.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     assert missing == []
+
+
+def test_a_name_is_no_architecture_and_the_message_says_how_to_load_one() -> None:
+    with pytest.raises(UsageError, match=r"build: found 'efficientnet_b0'; .*nas.build\(nas.load_arch\(name\)\)"):
+        build("efficientnet_b0")  # type: ignore[arg-type]
 
 
 def test_a_seed_fixes_the_weights() -> None:
