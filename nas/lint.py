@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -109,10 +109,13 @@ def distinct(space: SearchSpace) -> int | None:
 
 def _following(letter: Letter, channels: int) -> tuple[Letter, int]:
     """Settle a stage: whether it can have its skip connection depends on the channels of the part before."""
-    if isinstance(letter, StageSpec):
-        letter = settled(letter, channels)
-        return letter, letter.layers[-1].out_channels
-    return letter, channels if letter is None else letter.out_channels
+    if letter is None:
+        return None, channels
+    return (settled(letter, channels) if isinstance(letter, StageSpec) else letter), _handed_on(letter)
+
+
+def _handed_on(letter: StageSpec | LayerSpec) -> int:
+    return letter.layers[-1].out_channels if isinstance(letter, StageSpec) else letter.out_channels
 
 
 def union_size(
@@ -185,12 +188,16 @@ class _Part:
             for length in self.lengths
         )
 
-    def useless(self, before: Iterable[int]) -> Iterator[str]:
+    @cached_property
+    def handed_on(self) -> frozenset[int]:
+        """The numbers of channels that its letters hand on."""
+        return frozenset(_handed_on(letter) for row in self.table.values() for letter in row if letter is not None)
+
+    def useless(self, before: frozenset[int]) -> Iterator[str]:
         """Yield the choices whose values all give the same, whichever of some numbers of channels come in."""
-        handed_on = {0 if letter is None else _following(letter, 0)[1] for row in self.table.values() for letter in row}
         outcomes = {
             values: [
-                [_following(letter, channels)[0] for channels in (handed_on if place else before)]
+                [_following(letter, channels)[0] for channels in (self.handed_on if place else before)]
                 for place, letter in enumerate(letters)
             ]
             for values, letters in self.table.items()
@@ -326,10 +333,10 @@ def _useless(space: SearchSpace) -> Iterator[str]:
     # What is without effect under every choice that acts on all parts.
     idle: list[list[str]] = []
     for parts in {id(product.parts): product.parts for product in products.values()}.values():
-        before, names = {0}, list[str]()
+        before, names = frozenset({0}), list[str]()
         for part in parts:
             names += part.useless(before)
-            before = {_following(letter, 0)[1] for row in part.table.values() for letter in row if letter} or before
+            before = part.handed_on
         idle.append(names)
     found += [name for name in idle[0] if all(name in names for names in idle)]
     for name in found:

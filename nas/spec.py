@@ -377,8 +377,9 @@ def settled(stage: StageSpec, in_channels: int) -> StageSpec:
     So that a wish without effect makes no second text of one network: a block that can have none takes the wish of the
     block after it where that makes one run of them, and else loses its own.
     """
-    if not any(layer.skip for layer in stage.layers):
-        return stage
+    only = stage.layers[0]
+    if not any(layer.skip for layer in stage.layers) or (len(stage.layers) == 1 and only.num_layers > 1):
+        return stage  # what follows would find the same; nearly every stage ends here
     layers = settled_layers(stage, in_channels)
     for index in reversed(range(len(layers) - 1)):
         this, after = layers[index], layers[index + 1]
@@ -407,13 +408,19 @@ def _has_skip(layer: LayerSpec, in_channels: int) -> bool:
 
 
 def summary(spec: ArchSpec) -> str:
-    """Return one readable line: each stage of the resolved network as block, kernel, expansion, SE, width, depth."""
+    """Return one readable line: each stage of the resolved network as block, kernel, expansion, SE, skip, width, depth.
+
+    Without the small print of squeeze-excitation, which is a family's and not a network's.
+    """
     parts = []
     for stage in spec.resolved().stages:
         for layer in stage.layers:
             options = "".join(
-                f"_{_SHORT.get(key, key)}{_plain(value)}" for key, value in layer.options if value not in (0, False)
+                f"_{_SHORT.get(key, key)}{_plain(value)}"
+                for key, value in layer.options
+                if value not in (0, False) and (key == "se_ratio" or not key.startswith("se_"))
             )
+            options += f"_skip-{layer.skip}" if layer.skip else ""
             parts.append(f"{_SHORT.get(layer.block, layer.block)}{options}_c{layer.out_channels}x{layer.num_layers}")
     return f"{spec.resolved().resolution}px " + " ".join(parts)
 
