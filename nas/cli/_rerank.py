@@ -99,8 +99,9 @@ def _order(page: _Page, view: RunView, found: Reranking, limits: Mapping[str, st
         page.line(f"           {row['arch_hash']}  {row['arch']}", "dim")
     page.line()
     _moved(page, view, found)
-    if "max_step_time" in limits:
-        _drift(page, view)
+    for option in ("max_step_time", "max_latency"):
+        if option in limits:
+            _drift(page, view, f"--{option.replace('_', '-')}")
     for warning in warnings(_left(view, found), found.reward):
         page.say("note", warning, "yellow")
 
@@ -132,13 +133,13 @@ def _moved(page: _Page, view: RunView, found: Reranking) -> None:
         page.say("", f"{found.not_told_apart()} of the other {len(found.table) - 1} cannot be told from the first")
 
 
-def _drift(page: _Page, view: RunView) -> None:
-    """Warn where the machine's speed changed during the run, for a limit is on the step time as it was measured."""
+def _drift(page: _Page, view: RunView, option: str) -> None:
+    """Warn where the machine's speed changed during the run, for a limit is on a time as it was measured."""
     times = view.trained()["ref_step_time_ms"]
     if times.max() > 1.1 * times.min():
         page.say(
             "note",
-            f"--max-step-time bounds step times as they were measured, and the machine's speed was not steady: the baseline's "
+            f"{option} bounds times as they were measured, and the machine's speed was not steady: the baseline's "
             f"own step took {times.min():.1f} to {times.max():.1f} ms. The ratio is free of that.",
             "yellow",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -53,6 +54,7 @@ def _winner(view: RunView) -> list[str]:
         f"over {len(first['accuracies'])} fresh seeds",
         f"- step time {fmean(first['step_time_ms']):.2f} ms (MAD {max(first['step_time_mad_ms']):.2f}), "
         f"{_ratio(first):.2f} x the baseline's in the same minutes",
+        *_latency(view, first),
         f"- {format_count(record['num_params'])} parameters, {format_count(record['macs'])} MACs",
         f"- reward {first['reward']:.4f} with fresh seeds; in the search {record['reward']:.4f}",
         f"- the search was optimistic by {fmean(item['optimism'] for item in _sound(view)):+.4f} on average over its finalists "
@@ -103,7 +105,17 @@ def _ratio(finalist: Mapping[str, Any]) -> float:
     return float(sum(finalist["step_time_ms"]) / sum(finalist["ref_step_time_ms"]))
 
 
+def _latency(view: RunView, finalist: Mapping[str, Any]) -> list[str]:
+    if not finalist.get("latency_ms"):  # no limit asked for it
+        return []
+    batch = view.run.manifest["config"]["latency_batch_size"]
+    median, spread = fmean(finalist["latency_ms"]), max(finalist["latency_mad_ms"])
+    return [f"- latency {median:.3g} ms (MAD {spread:.2g}), eager inference at batch {batch}"]
+
+
 def _best(view: RunView) -> list[str]:
+    best = view.trained().head(10)
+    timed = "latency_ms" in best and bool(best["latency_ms"].notna().any())
     rows = [
         [
             str(row["number"]),
@@ -112,14 +124,20 @@ def _best(view: RunView) -> list[str]:
             f"{row['val_accuracy']:.4f} ± {row['val_error']:.4f}",
             f"{row['step_time_ms']:.2f} ± {row['step_time_mad_ms']:.2f}",
             f"{row['step_time_ms'] / row['ref_step_time_ms']:.2f}",
+            *([_pair(row["latency_ms"], row["latency_mad_ms"])] if timed else []),
             format_count(row["num_params"]),
             format_count(row["macs"]),
             f"`{row['arch']}`",
         ]
-        for _, row in view.trained().head(10).iterrows()
+        for _, row in best.iterrows()
     ]
-    heads = ["trial", "network", "reward", "accuracy", "step time, ms", "/ baseline", "params", "MACs", "stages"]
+    heads = ["trial", "network", "reward", "accuracy", "step time, ms", "/ baseline"]
+    heads += [*(["latency, ms"] if timed else []), "params", "MACs", "stages"]
     return ["## Best trials", "", *_table(heads, rows), ""]
+
+
+def _pair(value: float, spread: float) -> str:
+    return "-" if isnan(value) else f"{value:.3g} ± {spread:.2g}"
 
 
 def _front(view: RunView) -> list[str]:

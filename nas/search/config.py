@@ -15,6 +15,7 @@ LIMIT_FIELDS = {
     "max_params": "num_params",
     "max_macs": "macs",
     "max_step_time": "step_time_ms",
+    "max_latency": "latency_ms",
     "max_memory": "peak_memory_mib",
 }
 """The fields of `SearchConfig` that are limits, and the costs they bound."""
@@ -38,7 +39,8 @@ class SearchConfig:
         pruner: Who ends a trial at a phase's end: `median`, `none`.
         seed: Of suggestions, weights, order and augmentation. Step times are not fixed by it, so neither are rewards.
         w, v: Exponents of step time and parameters in the reward.
-        max_params, max_macs, max_step_time, max_memory: Limits with units (`5M`, `600M`, `12ms`, `2GiB`).
+        max_params, max_macs, max_step_time, max_latency, max_memory: Limits with units (`5M`, `600M`, `12ms`, `5ms`, `2GiB`).
+        latency_batch_size: Images of the inference that `max_latency`, or the space's own limit, bounds.
         top_k: Networks trained again before the winner is named. top_k_seeds: Fresh seeds for each.
         patience: Suggestions in a row without a new network after which the search ends.
         warm_start: Folder of another run on the same data, recipe and device, whose results this one begins with.
@@ -61,7 +63,9 @@ class SearchConfig:
     max_params: str | None = None
     max_macs: str | None = None
     max_step_time: str | None = None
+    max_latency: str | None = None
     max_memory: str | None = None
+    latency_batch_size: int = 1
     top_k: int = 3
     top_k_seeds: int = 2
     patience: int = 200
@@ -76,7 +80,8 @@ class SearchConfig:
             if value is not None:
                 object.__setattr__(self, name, Path(value) if name in PATHS else os.fspath(value))
         object.__setattr__(self, "enqueue", tuple(os.fspath(item) for item in self.enqueue))
-        for name, least in (("budget", 1), ("top_k", 1), ("top_k_seeds", 1), ("patience", 1), ("seed", 0)):
+        positive = ("budget", "latency_batch_size", "top_k", "top_k_seeds", "patience")
+        for name, least in (*((name, 1) for name in positive), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}; allowed: {least} or more.")
         for name in ("w", "v"):

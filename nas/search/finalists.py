@@ -38,6 +38,7 @@ class Finalist:
         accuracy, accuracy_error: Mean over fresh seeds, and its standard error (validation images and seeds together).
         reward: Mean over fresh seeds. optimism: The search's reward minus that.
         outcome: `ok`, or how a fresh training failed.
+        latency_ms, latency_mad_ms: Likewise; empty in a search without a limit on it.
     """
 
     record: TrialRecord
@@ -52,6 +53,8 @@ class Finalist:
     reward: float
     optimism: float
     outcome: str = "ok"
+    latency_ms: tuple[float, ...] = ()
+    latency_mad_ms: tuple[float, ...] = ()
 
 
 def best(
@@ -206,4 +209,6 @@ def _finalist(record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[s
         accuracy_error=math.hypot(between, within),
         reward=mean,
         optimism=record.reward - mean,
+        latency_ms=tuple(item["latency_ms"] for item in trainings if "latency_ms" in item),
+        latency_mad_ms=tuple(item["latency_mad_ms"] for item in trainings if "latency_ms" in item),
     )

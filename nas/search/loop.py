@@ -263,9 +263,9 @@ def _with_result(flight: _Flight, result: PhaseResult, reward: Reward) -> TrialR
 def costs(measurements: Mapping[str, Measurement]) -> dict[str, float | int]:
     """Return measurements as the fields of a record."""
     found: dict[str, float | int] = {name: item.value for name, item in measurements.items()}
-    if "step_time_ms" in measurements:
-        time = measurements["step_time_ms"]
-        found |= {"step_time_mad_ms": time.spread, "step_time_n": time.n}
+    for word in ("step_time", "latency"):
+        if (time := measurements.get(f"{word}_ms")) is not None:
+            found |= {f"{word}_mad_ms": time.spread, f"{word}_n": time.n}
     return found
 
 

@@ -171,6 +171,7 @@ def setup_of(
         limits=tightest(space.limits, config.limits()),
         w=config.w,
         timeout_s=config.trial_timeout_s,
+        latency_batch_size=config.latency_batch_size,
     )
     return setup, data
 

@@ -87,6 +87,19 @@ def test_the_page_tells_the_whole_run(folder: Path) -> None:
     assert "device a processor (threads 1)" in text and "- A note." in text
 
 
+def test_latencies_are_told_where_they_were_measured(folder: Path, tmp_path: Path) -> None:
+    assert "latency" not in page(load_run(folder))
+    timed = trial(0, latency_ms=4.5, latency_mad_ms=0.25, latency_n=50)
+    final = finalist(timed, 0.8) | {"latency_ms": [4.0, 5.5], "latency_mad_ms": [0.1, 0.3]}
+    other = fabricate(tmp_path / "timed", [timed, trial(1, accuracy=0.7)], [final], [])
+    manifest = other / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"config": {"latency_batch_size": 8}}))
+    text = page(load_run(other))
+    assert "- latency 4.75 ms (MAD 0.3), eager inference at batch 8" in text
+    assert "| latency, ms |" in text and "| 4.5 ± 0.25 |" in text
+    assert "| 1.10 | - |" in text, "a network taken over from a run without a limit has none"
+
+
 def test_every_table_is_a_table(folder: Path) -> None:
     rows: dict[int, list[str]] = {}
     block = 0
