@@ -29,7 +29,7 @@ from nas.devices import lane_name, out_of_memory, pick_device
 from nas.errors import DataError, DeviceError, MeasurementError, UsageError
 from nas.lane import Lane, lane
 from nas.objective import slacks
-from nas.space import Limit
+from nas.space import Limit, format_count
 from nas.spec import ArchSpec
 from nas.train import loop
 from nas.train.loop import PhaseTraining, TrainState
@@ -234,11 +234,21 @@ class Evaluator:
             0,
             "infeasible" if broken else "ok",
             time.perf_counter() - began,
-            "; ".join(f"{name} exceeded by {beyond[name]:.1%}" for name in broken),
+            "; ".join(self._why(name, beyond[name], found) for name in broken),
             found,
             beyond,
             lane=spans,
         )
+
+    def _why(self, name: str, slack: float, found: Mapping[str, Measurement]) -> str:
+        """Say by how much a limit is broken, such as `num_params.max`."""
+        cost, _, bound = name.partition(".")
+        limit = next(getattr(item, bound) for item in self.limits if item.cost == cost)
+        value, allowed = (
+            f"{number:.4g} {found[cost].unit}" if found[cost].unit in ("ms", "MiB") else format_count(number)
+            for number in (found[cost].value, limit)
+        )
+        return f"{cost} {value}, the limit of {allowed} {'exceeded' if bound == 'max' else 'missed'} by {slack:.1%}"
 
     def _measure(
         self, spec: ArchSpec, protocol: Protocol, latency_protocol: Protocol

@@ -17,7 +17,7 @@ from nas.data import Dataset
 from nas.errors import DataError, UsageError
 from nas.evaluate import Evaluator, Setup
 from nas.lane import lane
-from nas.space import Limit
+from nas.space import Limit, format_count
 from nas.spec import ArchSpec
 from nas.train import loop
 from nas.train.recipes import RECIPES
@@ -69,7 +69,8 @@ def test_a_broken_count_limit_ends_before_any_timing(tiny_spec: ArchSpec, tiny_d
     assert result.outcome == "infeasible"
     assert result.slacks["num_params.max"] == pytest.approx(1)
     assert result.slacks["macs.min"] < 0
-    assert result.reason == "num_params.max exceeded by 100.0%"
+    value, limit = format_count(params), format_count(params / 2)
+    assert result.reason == f"num_params {value}, the limit of {limit} exceeded by 100.0%"
     assert "step_time_ms" not in result.measurements
 
 

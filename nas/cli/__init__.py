@@ -97,20 +97,26 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
 
 def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed run may change, and refuse settings that differ from its own."""
-    from nas.runs import open_run
+    from nas.runs import open_search
+    from nas.search.config import option
 
-    own = open_run(run).manifest["config"]
-    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices") if name in given}
+    own = open_search(run).manifest["config"]
+    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data") if name in given}
     differs = []
     for name, value in given.items():
         plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
         if plain != own.get(name):
-            differs.append(f"--{name.replace('_', '-')}: found {plain}, the run has {own.get(name)}")
+            differs.append(f"{option(name)}: found {_shown(plain)}, the run has {_shown(own.get(name))}")
     if differs:
         raise click.UsageError(
-            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed."
+            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed, and "
+            "--data where the same images have moved. Leave the others out, or start a new run without --resume."
         )
     return may
+
+
+def _shown(value: Any) -> str:
+    return "none" if value in (None, []) else " ".join(value) if isinstance(value, list) else str(value)
 
 
 @cli.command()
@@ -240,17 +246,19 @@ def rerank(
 
 @cli.command()
 @click.option("--data", help="Look at these images too, and time the input pipeline against training on them.")
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, as a search with it would.")
 @click.option("--space", default="v2", show_default=True, help="The space that is to be searched.")
+@click.option("--recipe", help="The recipe of the search: a name or a YAML file; the space's own unless given.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--batch-size", type=click.IntRange(2), help="Batch of the timing; the recipe's unless given.")
-def doctor(data: str | None, space: str, device: str, batch_size: int | None) -> None:
+def doctor(data: str | None, **settings: Any) -> None:
     """Check what a search needs: software, device, folders and, with --data, images and the speed of the input.
 
     Exits with 1 if something would stop `nas search`.
     """
     from nas.cli import _doctor
 
-    if not _doctor.show(data=data, space=space, device=device, batch_size=batch_size):
+    if not _doctor.show(data=data, **settings):
         sys.exit(1)
 
 

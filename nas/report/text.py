@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
+
 from nas.objective import pareto
 from nas.report.plot import write_plot
 from nas.report.read import RunView, load_run
@@ -51,7 +53,7 @@ def _winner(view: RunView) -> list[str]:
         f"`{record['arch_hash']}` `{record['arch']}`",
         "",
         f"- accuracy {first['accuracy']:.4f} ± {first['accuracy_error']:.4f} "
-        f"over {len(first['accuracies'])} fresh seeds",
+        f"over {len(first['accuracies'])} fresh seed{'s' * (len(first['accuracies']) != 1)}",
         f"- step time {fmean(first['step_time_ms']):.2f} ms (MAD {max(first['step_time_mad_ms']):.2f}), "
         f"{_ratio(first):.2f} x the baseline's in the same minutes",
         *_latency(view, first),
@@ -155,19 +157,37 @@ def _front(view: RunView) -> list[str]:
 
 
 def _spent(view: RunView) -> list[str]:
-    rows = [
-        [str(kind), str(len(group)), f"{group['seconds'].sum() / 60:.1f}"]
-        for kind, group in view.trials.groupby("kind", sort=True)
-    ]
-    total = view.trials["seconds"].sum() / 60
+    trials = view.trials
+    taken = trials["origin"].notna() if "origin" in trials else pd.Series(False, index=trials.index)
+    own = trials[~taken]
+    rows = [_spent_row(str(kind), group["seconds"], _timing(group)) for kind, group in own.groupby("kind", sort=True)]
+    rows.append(_spent_row("all", own["seconds"], _timing(own)))
+    again = [item for item in view.trainings.values() if "seconds" in item]  # the first runs did not keep them
+    if again:
+        parts = (pd.Series([item[name] for item in again]) for name in ("seconds", "timing_seconds"))
+        rows.append(_spent_row("finalists, timed and trained again", *parts))
+    beside = f" {taken.sum()} were taken over from another run and cost neither." if taken.any() else ""
     return [
         "## Where the budget went",
         "",
-        *_table(["trials that were", "number", "minutes"], [*rows, ["all", str(len(view.trials)), f"{total:.1f}"]]),
+        *_table(["trials that were", "number", "minutes", "of these timing"], rows),
         "",
-        "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not.",
+        "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not." + beside,
         "",
     ]
+
+
+def _spent_row(what: str, seconds: pd.Series, timing: pd.Series | None) -> list[str]:
+    known = "" if timing is None else f"{timing.sum() / 60:.1f}"
+    return [what, str(len(seconds)), f"{seconds.sum() / 60:.1f}", known]
+
+
+def _timing(trials: pd.DataFrame) -> pd.Series | None:
+    """Return the seconds of phase 0, which counts and times; None of the first runs, which did not keep them."""
+    if "phase_seconds" not in trials:
+        return None
+    measured = trials[trials["kind"] != "duplicate"]  # which repeats what the first one took
+    return pd.Series([float(str(phases).split()[0]) for phases in measured["phase_seconds"]], dtype=float)
 
 
 def _conditions(manifest: Mapping[str, Any]) -> list[str]:
@@ -182,12 +202,13 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
         f"- data {data['name']} (`{data['fingerprint']}`): {data['used_train_images']} of {data['train_images']} "
         f"training and {data['used_val_images']} of {data['val_images']} validation images, {data['classes']} classes",
         *[f"- {note}" for note in data["notes"]],
-        f"- recipe {recipe['name']}: {recipe['epochs']:g} epochs in {recipe['progressive']['phases']} phases from "
+        f"- recipe {recipe['name']}: {recipe['epochs']:g} epoch{'s' * (recipe['epochs'] != 1)} in "
+        f"{recipe['progressive']['phases']} phase{'s' * (recipe['progressive']['phases'] != 1)} from "
         f"{sizes[0]:.0%} to {sizes[1]:.0%} of the network's resolution, batch {recipe['batch_size']}",
         f"- sampler {manifest['sampler']}, pruner {manifest['pruner']}, seed {manifest['seed']}",
         f"- device {device['name']} ({', '.join(f'{k} {v}' for k, v in device.items() if k not in ('name', 'type'))})",
         f"- versions {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}; "
-        f"git {manifest['git']}",
+        f"git {manifest.get('git')}",
     ]
     return ["## Conditions", "", *lines, ""]
 

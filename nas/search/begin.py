@@ -40,7 +40,7 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
     Raises:
         RunError: no run there, or it was made under other conditions.
     """
-    other = runs.open_run(folder)
+    other = runs.open_search(folder)
     runs.check_same(other, facts, runs.SAME_RESULTS, "used for a warm start")
     database = other.path("study.db")
     if not database.is_file():
@@ -158,3 +158,22 @@ def enqueue(study: optuna.Study, space: SearchSpace, names: Sequence[str]) -> st
         if name not in queued:
             study.enqueue_trial(_params(space, catalog.load_arch(name)), user_attrs={"enqueued": name})
     return f"Trained first: {', '.join(names)}."
+
+
+def unheard(study: optuna.Study, found: Sequence[TrialRecord]) -> list[str]:
+    """Say of each queued network that has no result why."""
+    by_number = {record.number: record for record in found}
+    said = []
+    for trial in study.get_trials(deepcopy=False):
+        name, record = trial.user_attrs.get("enqueued"), by_number.get(trial.number)
+        if name is None or trial.state == TrialState.FAIL:  # such a trial was queued again
+            continue
+        if record is None:
+            said.append(
+                f"{name}, given with --enqueue, was not reached within the budget. Raise it: --resume RUN --budget N."
+            )
+            continue
+        first = by_number.get(-1 if record.duplicate_of is None else record.duplicate_of, record)
+        if first.kind != "trained":
+            said.append(f"{name}, given with --enqueue, was not trained to the end: {first.kind} ({first.reason}).")
+    return said

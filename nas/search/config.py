@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nas.data import BUILTIN
-from nas.errors import UsageError
+from nas.errors import UnknownNameError, UsageError, nearest
 from nas.space import Limit, parse_quantity
 
 LIMIT_FIELDS = {
@@ -21,6 +22,11 @@ LIMIT_FIELDS = {
 """The fields of `SearchConfig` that are limits, and the costs they bound."""
 
 PATHS = ("out", "warm_start")
+
+
+def option(name: str) -> str:
+    """Return the option of the command line that a setting has."""
+    return "--trial-timeout" if name == "trial_timeout_s" else f"--{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,32 @@ class SearchConfig:
         for name in ("space", "data", "recipe", *PATHS):  # a path in place of a name, and a name in place of a path
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, Path(value) if name in PATHS else os.fspath(value))
-        object.__setattr__(self, "enqueue", tuple(os.fspath(item) for item in self.enqueue))
+                text = _text(name, value)
+                object.__setattr__(self, name, Path(text) if name in PATHS else text)
+        given: Any = self.enqueue
+        queued = [given] if isinstance(given, str | os.PathLike) else given
+        object.__setattr__(self, "enqueue", tuple(_text("enqueue", item) for item in queued))
+        for name in ("devices", "sampler", "pruner"):
+            if not isinstance(getattr(self, name), str):
+                raise _wrong_kind(name, getattr(self, name), "text")
         positive = ("budget", "latency_batch_size", "top_k", "top_k_seeds", "patience")
+        for name in (*positive, "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise _wrong_kind(name, getattr(self, name), "a whole number")
+        for name in ("w", "v", "trial_timeout_s"):
+            if not isinstance(getattr(self, name), int | float | None):
+                raise _wrong_kind(name, getattr(self, name), "a number")
+        for name in LIMIT_FIELDS:
+            if not isinstance(getattr(self, name), str | None):
+                raise _wrong_kind(name, getattr(self, name), "text with a unit, such as '5M' or '12ms'")
         for name, least in (*((name, 1) for name in positive), ("seed", 0)):
             if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}; allowed: {least} or more.")
+                raise UsageError(f"{option(name)}: found {getattr(self, name)}; allowed: {least} or more.")
+        if self.trial_timeout_s is not None and not 0 < self.trial_timeout_s < math.inf:
+            raise UsageError(
+                f"{option('trial_timeout_s')}: found {self.trial_timeout_s:g}; allowed: seconds above 0. "
+                "Leave it out for no limit."
+            )
         for name in ("w", "v"):
             value = getattr(self, name)
             if not -10 <= value <= 0:
@@ -105,7 +131,7 @@ class SearchConfig:
             try:
                 found.append(Limit(cost, max=parse_quantity(text, cost)))
             except ValueError as error:
-                raise UsageError(f"--{name.replace('_', '-')}: {error}.") from None
+                raise UsageError(f"{option(name)}: {error}.") from None
         return tuple(found)
 
     def document(self) -> dict[str, Any]:
@@ -116,9 +142,35 @@ class SearchConfig:
         }
 
 
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise _wrong_kind(name, value, "a name, or the path of a file or folder")
+    return os.fspath(value)
+
+
+def _wrong_kind(name: str, value: object, allowed: str) -> UsageError:
+    shown = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+    return UsageError(f"{option(name)}: found {shown}; allowed: {allowed}. Give that instead.")
+
+
+def from_settings(settings: dict[str, Any], where: str) -> SearchConfig:
+    """Return the settings that were given by name.
+
+    Raises:
+        UnknownNameError: no such setting.
+    """
+    known = [item.name for item in fields(SearchConfig)]
+    for name in settings:
+        if name not in known:
+            raise UnknownNameError(
+                f"{where}: {name}: unknown setting. Known: {', '.join(known)}.{nearest(name, known)}"
+            )
+    return SearchConfig(**settings)
+
+
 def from_document(data: dict[str, Any]) -> SearchConfig:
     """Return the settings that a manifest holds."""
     data = dict(data)
     if "device" in data:  # its name in the first runs
         data["devices"] = data.pop("device")
-    return SearchConfig(**data)
+    return from_settings(data, "manifest.json: config")

@@ -228,7 +228,8 @@ def test_a_resumed_run_ends_with_its_winner_and_the_next_command(
 ) -> None:
     code, out, _ = run(capsys, "search", "--resume", str(run_copy))
     assert code == 0
-    assert "continuing: 3 networks are trained already" in out
+    best = max(record.reward or 0 for record in finished.records if record.kind == "trained")
+    assert f"continuing: 3 networks trained already, the best with reward {best:.4f}" in out
     assert finished.winner.arch_hash in out
     assert out.strip().splitlines()[-1].split(None, 1) == [
         "next",

@@ -13,6 +13,7 @@ from tiny import TINY_NETWORK, TINY_SPACE
 
 import nas
 from nas import catalog
+from nas.cost import count
 from nas.errors import RunError, SearchError, SpaceError, UnknownNameError
 from nas.objective import Reward
 from nas.search import SearchResult, begin
@@ -142,6 +143,23 @@ def test_enqueued_networks_are_trained_first(settings: dict[str, Any], tmp_path:
     assert manifest["config"]["enqueue"] == [str(network)]
     network.unlink()
     assert nas.search.resume(result.run.folder, budget=3).records[0] == first, "the file is not needed any more"
+
+
+def test_a_queued_network_that_is_not_trained_is_spoken_of(settings: dict[str, Any], tmp_path: Path) -> None:
+    small = TINY_NETWORK.replace("se_ratio: 0.25", "se_ratio: 0")
+    for name, text in (
+        ("large", TINY_NETWORK),
+        ("small", small),
+        ("late", small.replace("num_layers: 2", "num_layers: 1")),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    names = [str(tmp_path / f"{name}.yaml") for name in ("large", "small", "late")]
+    least = count(replace(catalog.load_arch(names[1]), num_classes=3, in_channels=3)).params
+    result = nas.search(**settings, budget=1, enqueue=names, max_params=str(least))
+    assert [record.kind for record in result.records] == ["infeasible", "trained"]
+    large, late = (line for line in result.warnings if "--enqueue" in line)
+    assert large.startswith(f"{names[0]}, given with --enqueue, was not trained to the end: infeasible (num_params ")
+    assert late.startswith(f"{names[2]}, given with --enqueue, was not reached within the budget. Raise it")
 
 
 def test_a_network_outside_the_space_is_refused_before_any_work(settings: dict[str, Any]) -> None:
