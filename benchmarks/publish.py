@@ -136,8 +136,8 @@ def networks_table() -> str:
     """Return the reference networks beside their libraries as Markdown."""
     content = json.loads((PUBLISHED / "reference_networks.json").read_text(encoding="utf-8"))
     lines = [
-        "| network | pixels | params | MACs | library | params, MACs: ours - library's | the same by fvcore | norm epsilon: ours, timm's "
-        "| forward error |",
+        "| network | pixels | params | MACs | library | params, MACs: ours - library's | the same by fvcore "
+        "| norm epsilon: ours, timm's | forward error |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in content["networks"].items():

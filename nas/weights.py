@@ -25,7 +25,6 @@ _INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model", "state", "netwo
 
 _SHOWN = 3
 
-
 _PREFIX = re.compile(r"^(?:module\.|_orig_mod\.)+")
 """What the names of a network begin with that was wrapped for several devices, or compiled."""
 
