@@ -182,7 +182,8 @@ def test_the_report_of_a_small_space(tmp_path: Path) -> None:
     [
         ("", "{block: conv, expand_ratio: [1, 4], out_channels: [8, 16]}", ("s1.expand_ratio: conv does not read it",)),
         ("", "{block: [conv, dwsep], expand_ratio: [1, 4], out_channels: 8}", ("s1.expand_ratio: conv, dwsep does",)),
-        ("", "{block: conv, expand_ratio: 4, out_channels: [8, 16]}", ()),
+        ("", "{block: conv, expand_ratio: 4, out_channels: [8, 16]}", ("s1.expand_ratio: conv does not read it",)),
+        ("", "{block: basic, skip: none, out_channels: [8, 16]}", ("s1.skip: basic does not read it",)),
         ("width_mult: 0.25", "{block: conv, out_channels: [16, 24]}", ("s1.out_channels: every value gives the same",)),
         ("", "{block: fused_mbconv, expand_ratio: 1, se_ratio: [0, 0.25], out_channels: 8}", ("s1.se_ratio: every",)),
         ("", "{block: fused_mbconv, expand_ratio: [1, 2], se_ratio: [0, 0.25], out_channels: 8}", ()),

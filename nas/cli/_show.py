@@ -155,8 +155,21 @@ def _space(space: SearchSpace, given: str) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("stage", no_wrap=True)
     layers = dict(space.layers())
+    small_print = {name: key.default for rule in space.rules.values() for name, key in rule.keys.items() if key.quiet}
     keys = ["block", "kernel_size", "expand_ratio", "se_ratio", "out_channels", "num_layers", "stride"]
-    keys += sorted({key for layer in layers.values() for key in layer.options} - set(keys))
+    # The small print only where it is not what the blocks have anyway.
+    keys += sorted(
+        {
+            key
+            for layer in layers.values()
+            for key, domain in layer.options.items()
+            if key not in keys and (key not in small_print or domain.values != (small_print[key],))
+        }
+    )
+    if any(layer.skip.values != ("",) for layer in layers.values()):
+        keys.append("skip")
+    if any(layer.activation is not None for layer in layers.values()):
+        keys.append("activation")
     for key in keys:
         table.add_column(key, overflow="fold")
     for place, layer in layers.items():

@@ -45,12 +45,14 @@ def options(block: BlockType) -> list[dict[str, Value]]:
     if "bias" in base:
         found.append(base | {"norm": False, "bias": True})
     read = [rule.read(item, "silu") for item in found]
+    read += [read[0] | {"skip": skip} for skip in ("identity", "pool", "none") if rule.skip not in ("", skip)]
     return [item for index, item in enumerate(read) if item not in read[:index]]
 
 
 def args(name: str, item: dict[str, Value], channels: tuple[int, int] = (8, 16), stride: int = 1) -> BlockArgs:
     rule = BLOCKS[name].rule
-    return BlockArgs(*channels, stride, "silu", rule.all_options(item), rule.skip)
+    own = {key: value for key, value in item.items() if key != "skip"}
+    return BlockArgs(*channels, stride, "silu", rule.all_options(own), rule.skip_of(str(item.get("skip", ""))))
 
 
 CASES = [
@@ -157,9 +159,13 @@ def test_drop_path_is_the_identity_in_evaluation_and_right_on_average_in_trainin
 
 @pytest.mark.parametrize(("name", "item"), CASES)
 def test_timm_notation_is_text_or_absent(name: str, item: dict[str, Value]) -> None:
-    layer = LayerSpec(name, 24, 2, 2, "silu", tuple(sorted(item.items())))
-    text = BLOCKS[name].timm(layer)
-    assert text is None or (isinstance(text, str) and "_r2_" in text and "_s2_" in text and "_c24" in text)
+    own = tuple(sorted((key, value) for key, value in item.items() if key != "skip"))
+    text = BLOCKS[name].timm(LayerSpec(name, 24, 2, 2, "silu", own, skip=str(item.get("skip", ""))))
+    without = BLOCKS[name].naming == "resnet" or item.get("skip") == "pool" or ("norm", False) in own
+    if without or (name, item.get("skip")) == ("dwsep", "identity"):
+        assert text is None  # timm has no word for it
+    else:
+        assert isinstance(text, str) and "_r2_" in text and "_s2_" in text and "_c24" in text
 
 
 @pytest.mark.parametrize("name", list(BLOCKS))
@@ -171,4 +177,5 @@ def test_the_rule_describes_its_keys(name: str) -> None:
         assert key.doc
         assert key.problem(key.default) is None
     for item in options(BLOCKS[name]):
-        assert rule.read(rule.all_options(item), "silu") == item
+        if "skip" not in item:
+            assert rule.read(rule.all_options(item), "silu") == item

@@ -254,7 +254,11 @@ documents = st.fixed_dictionaries(
         "stem": st.just({"block": "conv", "out_channels": 8}),
         "stages": st.lists(stages, min_size=1, max_size=3),
         "head": st.sampled_from(
-            [{}, {"block": "conv", "out_channels": [32, 64]}, {"block": "conv", "out_channels": 32, "pool_first": True}]
+            [
+                {},
+                {"block": "conv", "out_channels": [32, 64]},
+                {"block": "conv", "kernel_size": 1, "out_channels": 32, "pool_first": True},
+            ]
         ),
     },
     optional={
