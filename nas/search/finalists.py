@@ -113,7 +113,9 @@ def measure_again(
     folder = run.path(checkpoints.FOLDER)
     wanted = [(record, Job(spec, 0, seed, FULL)) for record, spec in finalists for seed in seeds]
     queue = deque((record, job) for record, job in wanted if _name(job) not in stored)
-    checkpoints.keep_only(folder, [job.key for _, job in queue], seeds)
+    # The weights of each finalist's first fresh training stay: they are what `nas export` hands over.
+    kept = [Job(spec, 0, seeds[0]).key for _, spec in finalists]
+    checkpoints.keep_only(folder, [*kept, *(job.key for _, job in queue)], seeds)
     flying: dict[str, list[PhaseResult]] = {}
 
     def proceed(job: Job) -> None:
@@ -124,7 +126,7 @@ def measure_again(
             write_json(run.path(FILE), {"trainings": stored})
             engine.drop(job.key)
             del flying[job.key]
-            checkpoints.keep_only(folder, [*flying, *(other.key for _, other in queue)], seeds)
+            checkpoints.keep_only(folder, [*kept, *flying, *(other.key for _, other in queue)], seeds)
         else:
             engine.submit(replace(job, phase=len(results)))
 
