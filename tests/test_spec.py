@@ -367,7 +367,9 @@ def test_any_changed_key_of_a_layer_gives_another_hash(change: dict[str, Any]) -
 def test_every_field_of_a_spec_is_tested_for_its_part_in_the_identity() -> None:
     acts_through_rounding = {"channel_divisor", "round_limit"}
     for_people = {"name", "reference"}
-    assert {item.name for item in fields(ArchSpec)} == set(OTHER_VALUES) | {"pool_first"} | acts_through_rounding | for_people
+    assert {item.name for item in fields(ArchSpec)} == set(OTHER_VALUES) | {
+        "pool_first"
+    } | acts_through_rounding | for_people
     spec = network((BLOCK,))
     assert replace(spec, name="x", reference="y").arch_hash == spec.arch_hash
     assert replace(spec, channel_divisor=4, round_limit=0).arch_hash == spec.arch_hash  # nothing is rounded here

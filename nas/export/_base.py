@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from nas.errors import NasError
+from nas.errors import ExportError
 from nas.models import Network
 from nas.registry import Registry
 from nas.spec import ArchSpec
@@ -91,7 +91,7 @@ BLOCKED = ("nas", "optuna", "torch", "torchvision", "timm", "onnx", "onnxruntime
 EXPORTERS: Registry[Exporter] = Registry("export format")
 
 
-class CannotExpress(NasError):
+class CannotExpress(ExportError):
     """A format has no exact way to say what a network is."""
 
 

@@ -75,10 +75,10 @@ def specialise(calls: Sequence[Call]) -> Specialised:
         name = queue.pop(0)
         for other in _free(texts[name]):
             value = _global(homes[name], other)
-            if inspect.isfunction(value) or inspect.isclass(value):
-                if value.__module__.startswith("nas.") and other not in texts:
-                    texts[other], homes[other] = _parsed(value), value
-                    queue.append(other)
+            ours = (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__.startswith("nas.")
+            if ours and other not in texts:
+                texts[other], homes[other] = _parsed(value), value
+                queue.append(other)
     _fold_functions(texts)
     order: list[str] = []
     for kind in given:

@@ -17,7 +17,6 @@ from nas.export._base import EXPORTERS, CannotExpress, Exporter, Predict, Subjec
 from nas.export._layout import broken, definition, listed, literal, repeated
 from nas.export._specialise import Specialised, activation_source, specialise
 from nas.models import Place, naming, places
-from nas.runs import write_bytes, write_text
 
 MOST_CLASSES = 100
 """Class names that are written into the source; more are read from the labels file."""
@@ -25,10 +24,10 @@ MOST_CLASSES = 100
 
 def write(subject: Subject, folder: Path) -> tuple[str, ...]:
     """Write NAME.py and NAME.pt."""
-    write_text(folder / f"{subject.name}.py", source(subject))
-    buffer = io.BytesIO()
+    (folder / f"{subject.name}.py").write_text(source(subject), encoding="utf-8")
+    buffer = io.BytesIO()  # torch's own writer answers a full disk with an error that names no disk
     torch.save({name: value.contiguous() for name, value in subject.network.state_dict().items()}, buffer)
-    write_bytes(folder / f"{subject.name}.pt", buffer.getbuffer())
+    (folder / f"{subject.name}.pt").write_bytes(buffer.getbuffer())
     return f"{subject.name}.py", f"{subject.name}.pt"
 
 

@@ -9,7 +9,6 @@ import yaml
 from safetensors.torch import save
 
 from nas.export._base import EXPORTERS, Exporter, Predict, Subject, facts
-from nas.runs import write_bytes
 
 
 def write(subject: Subject, folder: Path) -> tuple[str, ...]:
@@ -19,7 +18,7 @@ def write(subject: Subject, folder: Path) -> tuple[str, ...]:
     architecture = yaml.safe_dump(subject.spec.document(), sort_keys=False)
     # `format` is what other readers look for: the tensors are torch's.
     metadata = {"format": "pt", "architecture": architecture, **texts}
-    write_bytes(folder / f"{subject.name}.safetensors", save(state, metadata))
+    (folder / f"{subject.name}.safetensors").write_bytes(save(state, metadata))
     return (f"{subject.name}.safetensors",)
 
 
@@ -51,11 +50,12 @@ def reload(folder: str, name: str) -> Predict:
 
 
 USAGE = """\
+import nas
+from nas.catalog import load_arch
 from safetensors.torch import load_file
 
-state = load_file("{name}.safetensors")  # the state dict; its metadata hold the architecture
-network = nas.build(nas.catalog.load_arch("architecture.yaml"))  # or any network with timm's names
-network.load_state_dict(state)
+network = nas.build(load_arch("architecture.yaml")).eval()
+network.load_state_dict(load_file("{name}.safetensors"))
 """
 
 EXPORTERS.register(
@@ -65,7 +65,7 @@ EXPORTERS.register(
         reload=reload,
         imports=("nas", "torch", "safetensors"),
         tolerance=1e-5,
-        usage="import nas.catalog\n" + USAGE,
+        usage=USAGE,
         example="nas show {folder}/architecture.yaml",
     ),
 )
