@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from nas import runs
-from nas.export import EXPORTERS, Exported, Watcher, export
+from nas.export import Exported, Watcher, export
 
 
 class ExportProgress(Watcher):
@@ -68,9 +67,7 @@ class ExportProgress(Watcher):
                 )
             self._say(item.format, said)
         self._say("card", str(found.folder / "README.md"))
-        first = next(iter(found.files))
-        example = EXPORTERS[first].example.format(folder=shlex.quote(str(found.folder)), name=found.name)
-        self._console.print(Text(f"\nnext: {example}"))
+        self._console.print(Text(f"\nnext: {found.next}"))
 
     def _say(self, label: str, text: str, style: str = "") -> None:
         self._console.print(Text.assemble((f"{label:12s}", "bold"), (text, style)))

@@ -42,7 +42,7 @@ class Subject:
         name: What its files and its model are called: a Python name.
         network: On the CPU, float32, in evaluation mode.
         origin: Where it is from, as a phrase: `found by nas search, run NAME`. weights: Where its weights are from.
-        images: None where nothing is known of them.
+        images: None where nothing is known of them. searched: Whether it was found by a search.
     """
 
     name: str
@@ -51,6 +51,12 @@ class Subject:
     origin: str
     weights: str
     images: Images | None
+    searched: bool = False
+
+    @property
+    def model(self) -> str:
+        """Its name among other models: a network of the literature is not to take the place of another one's."""
+        return self.name if self.searched else f"{self.name}_nas"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,8 +76,8 @@ class Exporter:
             needs itself, and nothing of this module.
         imports: Packages besides numpy that `reload` may import; all others of `BLOCKED` are out of its reach.
         tolerance: Largest difference of two scores, as a share of the largest score of the source.
-        usage: How to load it, as Python for the model card, with {name}.
-        example: A command that shows the written network, with {folder} and {name}.
+        usage: How to load it, as Python for the model card, with {name} and {model}.
+        example: A command that shows the written network, with {folder}, {name} and {model}.
         packages: What must be installed to write and check it. extra: The extra that brings them.
     """
 

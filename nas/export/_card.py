@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
 
 import yaml
 
@@ -14,7 +12,6 @@ from nas.export._base import EXPORTERS
 from nas.export._check import Check
 from nas.export._layout import literal
 from nas.export._subject import Source
-from nas.space import format_count
 from nas.spec import summary
 
 
@@ -36,7 +33,7 @@ def card(
     parts += _architecture(source) + _results(source) + _preprocessing(source)
     parts += ["## How to load it", ""]
     for name, written in files.items():
-        usage = EXPORTERS[name].usage.format(name=subject.name)
+        usage = EXPORTERS[name].usage.format(name=subject.name, model=subject.model)
         parts += [
             f"**{name}**: {', '.join(f'`{file}`' for file in written)}",
             "",
@@ -85,9 +82,9 @@ def _architecture(source: Source) -> list[str]:
 def _results(source: Source) -> list[str]:
     if source.view is None:
         return []
-    manifest, finalist, training = source.view.run.manifest, source.finalist, source.training
+    manifest, finalist = source.view.run.manifest, source.finalist
+    seed, training = next(iter(source.trainings.items()))
     data, recipe, device = manifest["data"], manifest["recipe"], manifest["device"]
-    times = [value for key, value in _trainings(source) if key]
     accuracy, n = float(training["val_accuracy"]), int(data["used_val_images"])
     known = ", ".join(f"{key} {value}" for key, value in device.items() if key not in ("name", "type"))
     return [
@@ -101,12 +98,13 @@ def _results(source: Source) -> list[str]:
         f"- accuracy of this network: {finalist['accuracy']:.4f} ± {finalist['accuracy_error']:.4f}, the mean over "
         f"{len(finalist['accuracies'])} trainings with fresh seeds (its error is that of seeds and images together)",
         f"- accuracy of these weights: {accuracy:.4f} ± {math.sqrt(accuracy * (1 - accuracy) / n):.4f}, of the first of those "
-        f"trainings (seed {source.seed}); not of the best, whose accuracy would flatter it",
+        f"trainings (seed {seed}); not of the best, whose accuracy would flatter it",
         "- these images chose the network among others, so both are a little optimistic; score it on images of your own",
         *[
-            f"- training step {item['step_time_ms']:.2f} ms (MAD {item['step_time_mad_ms']:.2f}, n {item['step_time_n']}, batch "
-            f"{recipe['batch_size']}; the baseline {manifest['baseline']['name']} took {item['ref_step_time_ms']:.2f} ms in turns)"
-            for item in times
+            f"- training step {item['step_time_ms']:.2f} ms (MAD {item['step_time_mad_ms']:.2f}, n {item['step_time_n']}) at "
+            f"batch {recipe['batch_size']}, measured beside the training with seed {number}; the baseline "
+            f"{manifest['baseline']['name']} in the same minutes: {item['ref_step_time_ms']:.2f} ms"
+            for number, item in source.trainings.items()
         ],
         f"- device {device['name']} ({known})",
         "",
@@ -117,10 +115,6 @@ def _results(source: Source) -> list[str]:
         "```",
         "",
     ]
-
-
-def _trainings(source: Source) -> list[tuple[str, Mapping[str, Any]]]:
-    return [("first", source.training)]
 
 
 def _preprocessing(source: Source) -> list[str]:
@@ -169,9 +163,9 @@ def _checked(checks: Sequence[Check], left_out: Mapping[str, str]) -> list[str]:
     lines = [
         "## What was checked",
         "",
-        "Each format was loaded again in a fresh process that cannot import `nas` (safetensors apart: `nas` builds the network it "
-        "belongs to), and compared with the network it was written from, image for image, on the CPU in float32. Differences are "
-        "shares of the largest score of a batch.",
+        "Each format was loaded again in a fresh process and compared with the network it was written from, image for image, "
+        "on the CPU in float32. That process cannot import `nas`, nor anything else the format does without (with safetensors, "
+        "`nas` builds the network that the tensors belong to). Differences are shares of the largest score of a batch.",
         "",
         *_table(heads, rows),
         "",
@@ -185,6 +179,3 @@ def _checked(checks: Sequence[Check], left_out: Mapping[str, str]) -> list[str]:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *rows)]
-
-
-__all__ = ["card", "fmean", "format_count"]

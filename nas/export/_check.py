@@ -59,7 +59,7 @@ class Fresh:
     def __init__(self, name: str, subject: Subject, folder: Path) -> None:
         self.name = name
         exporter = EXPORTERS[name]
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `__exit__`
         # -I: no user site, no environment variables, not the current folder; -B: nothing is written beside the export.
         command = [sys.executable, "-I", "-B", str(_reload.__file__)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)

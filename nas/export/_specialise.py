@@ -242,7 +242,7 @@ class _Fold(ast.NodeTransformer):
         self.generic_visit(node)
         known = isinstance(node.func, ast.Name) and node.func.id == activation.__name__
         if known and node.args and isinstance(node.args[0], ast.Constant):
-            return _activations()[node.args[0].value]
+            return _activations()[str(node.args[0].value)]
         return node
 
 

@@ -1,4 +1,4 @@
-"""What is to be handed over: from a run its winner with the weights of its training, or an architecture with a file of weights."""
+"""What is to be handed over: a run's winner with the weights of its training, or an architecture with a file of weights."""
 
 from __future__ import annotations
 
@@ -36,16 +36,15 @@ class Source:
 
     Args:
         data: Images to score on, with their labels; None where none were named.
-        view: The run it is from. finalist: What was measured again of it. training: Raw values of the training whose weights
-            these are. seed: Of that training.
+        view: The run it is from. finalist: What was measured again of it. trainings: Raw values of its fresh trainings by seed;
+            the weights are those of the first.
     """
 
     subject: Subject
     data: DeviceData | None = None
     view: RunView | None = None
     finalist: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
+    trainings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def of_run(folder: Path, *, trial: str | None, data: str | None, progress: Progress) -> Source:
@@ -64,7 +63,10 @@ def of_run(folder: Path, *, trial: str | None, data: str | None, progress: Progr
     record = finalist["record"]
     if record["arch_hash"] != spec.arch_hash:
         spec = _spec(finalist["document"])
-    seed, training = _first_training(view, record["arch_hash"])
+    trainings = _trainings(view, record["arch_hash"])
+    # The first, not the best: the best of several trainings was picked on the validation images, and its accuracy on them
+    # would flatter what is handed over.
+    seed = min(trainings)
     key = f"{record['arch_hash']}-s{seed}"
     path = checkpoints.path_of(folder / checkpoints.FOLDER, key)
     if not path.is_file():
@@ -96,8 +98,9 @@ def of_run(folder: Path, *, trial: str | None, data: str | None, progress: Progr
         origin=f"found by nas search, run {_plain(folder.resolve().name)}",
         weights=f"of the search's own short training (recipe {recipe.name}, {recipe.epochs:g} epochs, seed {seed})",
         images=_images(images),
+        searched=True,
     )
-    return Source(subject, to_device(images, recipe, torch.device("cpu")), view, finalist, training, seed)
+    return Source(subject, to_device(images, recipe, torch.device("cpu")), view, finalist, trainings)
 
 
 def of_arch(
@@ -119,8 +122,8 @@ def of_arch(
     """
     if weights is None and not random_weights:
         raise UsageError(
-            f"{name}: is an architecture, and has no weights. Give them with --weights FILE (.safetensors, .pt, .pth), name a run "
-            "in its place, or say --random-weights."
+            f"{name}: is an architecture, and has no weights. Give them with --weights FILE (.safetensors, .pt, .pth), name a "
+            "run in its place, or say --random-weights."
         )
     if weights is not None and random_weights:
         raise UsageError("--weights, --random-weights: found both; one of them is allowed.")
@@ -132,7 +135,7 @@ def of_arch(
     if images is not None and (images.num_classes, images.in_channels) != (spec.num_classes, spec.in_channels):
         raise ExportError(
             f"{data}: found {images.num_classes} classes and {images.in_channels} channels; {name} has {spec.num_classes} and "
-            f"{spec.in_channels}. Give the images it was trained on, or an architecture with num_classes and in_channels of these."
+            f"{spec.in_channels}. Give the images it was trained on, or an architecture with num_classes and in_channels of them."
         )
     subject = Subject(
         name=identifier(spec.name or Path(name).stem),
@@ -171,15 +174,11 @@ def _finalist(view: RunView, trial: str | None) -> Mapping[str, Any]:
     )
 
 
-def _first_training(view: RunView, arch_hash: str) -> tuple[int, Mapping[str, Any]]:
-    """Return the first fresh training of a network.
-
-    The first, not the best: the best of several trainings was picked on the validation images, and its accuracy on them would
-    flatter what is handed over.
-    """
+def _trainings(view: RunView, arch_hash: str) -> dict[int, Mapping[str, Any]]:
+    """Return the fresh trainings of a network by seed, in their order."""
     stored = json.loads(view.run.path("finalists.json").read_text(encoding="utf-8"))["trainings"]
     seeds = sorted(int(name.rpartition("-")[2]) for name in stored if name.startswith(f"{arch_hash}-"))
-    return seeds[0], stored[f"{arch_hash}-{seeds[0]}"]
+    return {seed: stored[f"{arch_hash}-{seed}"] for seed in seeds}
 
 
 def _spec(document: Mapping[str, Any]) -> ArchSpec:

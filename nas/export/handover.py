@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -31,12 +32,13 @@ class Exported:
     """What was handed over.
 
     Args:
-        folder: Where it lies. name: Of its files. files: Of each format. checks: What the reloaded files showed.
-        left_out: Formats that cannot express the network, and why; only where all were asked for.
+        folder: Where it lies. next: A command that shows what was written. files: Of each format.
+        checks: What the reloaded files showed. left_out: Formats that cannot express the network, and why; only where all were
+            asked for.
     """
 
     folder: Path
-    name: str
+    next: str
     files: dict[str, tuple[str, ...]]
     checks: tuple[Check, ...]
     left_out: dict[str, str]
@@ -105,7 +107,10 @@ def export(
         checks = check(found.subject, list(files), folder, found.data, watcher.compared)
         (folder / "README.md").write_text(card(found, files, checks, left_out), encoding="utf-8")
         (folder / MARK).write_text(json.dumps(_record(found, files, checks), indent=2) + "\n", encoding="utf-8")
-    return Exported(target, found.subject.name, files, tuple(checks), left_out)
+    example = EXPORTERS[next(iter(files))].example.format(
+        folder=shlex.quote(str(target)), name=found.subject.name, model=found.subject.model
+    )
+    return Exported(target, example, files, tuple(checks), left_out)
 
 
 def _formats(formats: Sequence[str]) -> list[str]:
