@@ -303,8 +303,7 @@ def _module(
         ends: Names of the first convolution and of the classifier.
     """
     homes = {name: set(names) for name, names in imports.items()}
-    homes.setdefault("timm.models._builder", set()).add("build_model_with_cfg")
-    homes.setdefault("timm.models._registry", set()).update({"generate_default_cfgs", "register_model"})
+    homes["timm.models"] = {"build_model_with_cfg", "generate_default_cfgs", "register_model"}
     homes["pathlib"] = {"Path"}
     if any("partial(" in value for value in arguments.values()):
         homes["functools"] = {"partial"}

@@ -76,6 +76,7 @@ def test_the_shown_defaults_are_those_of_the_settings() -> None:
         ["dashboard", "--help"],
         ["rerank", "--help"],
         ["doctor", "--help"],
+        ["export", "--help"],
         ["doctor", "--batch-size", "1"],
         ["search", "--bugdet", "3"],
         ["serach"],
