@@ -168,10 +168,14 @@ def export(source: str | None, **settings: Any) -> None:
     Each is loaded again in a fresh process and compared with its source, image for image. The latest search unless named.
     """
     from nas.cli import _export
-    from nas.cli._signals import signals
+    from nas.cli._signals import Ended, signals
 
-    with signals():  # a terminated export leaves nothing behind
-        _export.run(source, **settings)
+    try:
+        with signals():
+            _export.run(source, **settings)
+    except Ended as end:
+        click.echo(f"{end.name}. Nothing was written.", err=True)
+        sys.exit(end.exit_code)
 
 
 @cli.command()

@@ -40,18 +40,6 @@ class Specialised:
     parameters: dict[type[nn.Module], dict[str, Any]] = field(default_factory=dict)
     activations: list[str] = field(default_factory=list)
 
-    def written(self, call: Call) -> str:
-        """Return a call as Python, without arguments that have their default."""
-        words = []
-        for name, default in self.parameters[call.kind].items():
-            value = call.given.get(name, inspect.signature(call.kind).parameters[name].default)
-            text = self.written(value) if isinstance(value, Call) else repr(value).replace("'", '"')
-            if default is inspect.Parameter.empty:
-                words.append(text)
-            elif value != default:
-                words.append(f"{name}={text}")
-        return f"{call.kind.__name__}({', '.join(words)})"
-
 
 def specialise(calls: Sequence[Call]) -> Specialised:
     """Return the source of the classes of some calls and of what they need."""

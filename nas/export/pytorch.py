@@ -180,7 +180,7 @@ def _parts(place: Place, conv: str, norm: str, act: str) -> Iterator[str]:
 
 def _blocks(group: Sequence[Place], parts: Specialised, indent: int) -> Iterator[str]:
     """Yield the blocks of a stage, a run of equal ones as a loop."""
-    for text, run in groupby(parts.written(place.call) for place in group):
+    for text, run in groupby(place.call.source(parts.parameters) for place in group):
         times = len(list(run))
         yield from broken(f"{text},", indent) if times == 1 else repeated(text, times, indent)
 
