@@ -29,6 +29,7 @@ import torch
 from benchmarks._common import conditions, folder, store, stored
 from nas.catalog import load_arch
 from nas.cost import Measurement
+from nas.cost.latency import latencies
 from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, step_times
 from nas.data import Dataset, Split
@@ -64,7 +65,7 @@ def section_step_time(setting: Setting) -> dict[str, Any]:
     ):
         spec = load_arch(name, resolution=32 if setting.small else 128, num_classes=10)
         batch = 8 if setting.small else 128
-        pair = [item for item, _ in time_in_two_processes(spec, batch, str(setting.device))]
+        pair = [times[0] for times in time_in_two_processes([spec], batch, str(setting.device))]
         found[name] = {
             "batch": batch,
             "resolution": spec.resolution,
@@ -173,11 +174,43 @@ def section_engines(setting: Setting) -> dict[str, Any]:
     return {"passed": alone, "local_over_inline": found["ratio"], "rounds": found["rounds"]}
 
 
+def section_field(setting: Setting) -> dict[str, Any]:
+    """Time the training step of one network of each family, in turns, in two processes: which is cheap to train here?"""
+    names = ["mobilenet_v3_small", "resnet18"]
+    if not setting.small:
+        names = ["efficientnetv2_b0", "efficientnet_b0", "mobilenet_v3_large", "mnasnet_a1", "resnet50"]
+    pixels, batch = (32, 8) if setting.small else (224, 128)
+    specs = [load_arch(name, resolution=pixels) for name in names]
+    processes = time_in_two_processes(specs, batch, str(setting.device))
+    return {
+        "batch": batch,
+        "resolution": pixels,
+        "networks": {
+            name: {
+                "processes": [_plain(times[index]) for times in processes],
+                "ratio_to_first": [times[index].value / times[0].value for times in processes],
+            }
+            for index, name in enumerate(names)
+        },
+    }
+
+
+def section_latency(setting: Setting) -> dict[str, Any]:
+    """Measure inference, eager and compiled, networks in turns; the scores of the two must agree."""
+    names = ["mobilenet_v3_small"] if setting.small else ["efficientnetv2_b0", "resnet50"]
+    networks = {name: load_arch(name, resolution=32 if setting.small else 224) for name in names}
+    backends, batches = (["eager"], [1]) if setting.small else (["eager", "compile"], [1, 32])
+    rows = latencies(networks, setting.device, backends=backends, batch_sizes=batches)
+    return {"passed": not any(row.problem for row in rows), "rows": [row.document() for row in rows]}
+
+
 SECTIONS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "tests": section_tests,
     "step_time": section_step_time,
     "search": section_search,
     "engines": section_engines,
+    "field": section_field,
+    "latency": section_latency,
     "host_bound": section_host_bound,
     "layout": section_layout,
     "precision": section_precision,

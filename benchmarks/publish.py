@@ -4,7 +4,8 @@
     python -m benchmarks.publish                           # write the tables again
     python -m benchmarks.publish --check                   # fail if a table is not what the files say
 
-The tables are `results/published/README.md` and the part of `README.md` between the `results` marks.
+The tables are `results/published/README.md`, the part of `README.md` between the `results` marks, and that of
+`docs/networks.md`.
 """
 
 from __future__ import annotations
@@ -131,6 +132,36 @@ def readme(text: str) -> str:
     return f"{before}{MARKS[0]}\n" + "\n".join(parts) + f"{MARKS[1]}{after}"
 
 
+def networks_table() -> str:
+    """Return the reference networks beside their libraries as Markdown."""
+    content = json.loads((PUBLISHED / "reference_networks.json").read_text(encoding="utf-8"))
+    lines = [
+        "| network | pixels | params | MACs | library | difference: formulas, fvcore | forward error |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in content["networks"].items():
+        formulas, fvcore = (
+            f"{row[f'{source}params_difference']}, {row[f'{source}macs_difference']}" for source in ("", "fvcore_")
+        )
+        lines.append(
+            f"| `{name}` | {row['pixels']} | {row['params']:,} | {row['macs']:,} | {row['library']} | {formulas}; {fvcore} | "
+            f"{row['forward_error']:.1e} |"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    lines += [
+        "",
+        f"Differences are in parameters and in multiply-adds, against the library's own network. {content['forward']}. Made by "
+        f"`{content['made_by']}` with {versions}; raw values in `results/published/reference_networks.json`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def networks_page(text: str) -> str:
+    """Return docs/networks.md with its table as the published file says."""
+    before, _, rest = text.partition(MARKS[0])
+    return f"{before}{MARKS[0]}\n\n{networks_table()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
+
+
 def main() -> None:
     """Copy a run if one is named, and write or check the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,9 +171,13 @@ def main() -> None:
     if options.run is not None:
         copy(options.run)
     stale = []
-    front = ROOT / "README.md"
-    old = front.read_text(encoding="utf-8")
-    for path, text in ((PUBLISHED / "README.md", runs_table()), (front, readme(old))):
+    front, networks = ROOT / "README.md", ROOT / "docs" / "networks.md"
+    tables = (
+        (PUBLISHED / "README.md", runs_table()),
+        (front, readme(front.read_text(encoding="utf-8"))),
+        (networks, networks_page(networks.read_text(encoding="utf-8"))),
+    )
+    for path, text in tables:
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(str(path.relative_to(ROOT)))

@@ -12,16 +12,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.catalog import load_arch as load_arch
     from nas.catalog import load_space as load_space
     from nas.models import build as build
     from nas.report import load_run as load_run
     from nas.search import search as search
+    from nas.weights import load_weights as load_weights
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "build", "load_run", "load_space", "search"]
+__all__ = ["__version__", "build", "load_arch", "load_run", "load_space", "load_weights", "search"]
 
-_HOMES = {"build": "nas.models", "load_run": "nas.report", "load_space": "nas.catalog"}
+_HOMES = {
+    "build": "nas.models",
+    "load_arch": "nas.catalog",
+    "load_run": "nas.report",
+    "load_space": "nas.catalog",
+    "load_weights": "nas.weights",
+}
 
 
 def __getattr__(name: str) -> Any:

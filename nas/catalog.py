@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from nas import blocks, space
 from nas.errors import SpaceError
-from nas.space import SearchSpace
+from nas.space import Domain, SearchSpace
 from nas.spec import ArchSpec
 
 
@@ -19,6 +19,19 @@ def load_space(name: str | os.PathLike[str]) -> SearchSpace:
         SpaceError: everything that is wrong with the file, each problem with its line.
     """
     return space.load(name, blocks.rules())
+
+
+def adapted(found: SearchSpace, *, resolution: int | None = None, num_classes: int | None = None) -> SearchSpace:
+    """Return a space with another input size (pixels) or number of classes, its baseline's too."""
+    if resolution is not None:
+        found = replace(found, resolution=Domain((resolution,), True), resolution_mult=Domain((1.0,), True))
+        if found.baseline is not None:
+            found = replace(found, baseline=replace(found.baseline, resolution=resolution, resolution_mult=1.0))
+    if num_classes is not None:
+        found = replace(found, num_classes=num_classes)
+        if found.baseline is not None:
+            found = replace(found, baseline=replace(found.baseline, num_classes=num_classes))
+    return found
 
 
 def load_arch(

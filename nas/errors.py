@@ -5,6 +5,7 @@ NasError                 1   any error that `nas` explains in one line
 ├── UsageError           2   a wrong option or argument
 ├── UnknownNameError     2   a name that a registry does not hold
 ├── SpaceError           1   a space file that cannot be understood, with every problem in it
+├── WeightsError         1   weights that cannot be read, or are of another network
 ├── DataError            1   images that cannot be read or used
 ├── DeviceError          1   a device that is absent, or cannot do what was asked
 ├── MeasurementError     1   a cost that could not be measured
@@ -48,6 +49,10 @@ class SpaceError(NasError):
 
     def __reduce__(self) -> tuple[type[SpaceError], tuple[tuple[str, ...]]]:
         return type(self), (self.problems,)
+
+
+class WeightsError(NasError):
+    """Weights that cannot be read, or that are those of another network."""
 
 
 class DataError(NasError):

@@ -1,6 +1,7 @@
 """The waist: `Evaluator.run_phase` counts, times and trains one network, phase by phase. Nobody else trains proxies.
 
-Phase 0 counts, checks limits and measures the step time; phases 1 to P train, each at its own resolution.
+Phase 0 counts, checks limits and measures the step time, and the latency where a limit asks for it; phases 1 to P train,
+each at its own resolution.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ import numpy as np
 import torch
 
 from nas.cost import COSTS, Measurement
+from nas.cost.latency import LIMIT, inference, latency_ms
 from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
 from nas.data import Dataset, Split
 from nas.data import load as load_data
-from nas.devices import lane_name, pick_device
+from nas.devices import lane_name, out_of_memory, pick_device
 from nas.errors import DataError, DeviceError, MeasurementError, UsageError
 from nas.lane import Lane, lane
 from nas.objective import slacks
-from nas.space import Limit
+from nas.space import Limit, format_count
 from nas.spec import ArchSpec
 from nas.train import loop
 from nas.train.loop import PhaseTraining, TrainState
@@ -89,6 +91,7 @@ class Evaluator:
         limits: Limits on costs. baseline: The network that step times are compared with.
         w: Exponent of the step time in the score; decides how exactly the time must be known.
         timeout_s: Seconds that a phase may take.
+        latency_batch_size: Images of the inference that a limit on `latency_ms` bounds.
         waiting: Called when somebody else has the device's lane, before waiting for it.
     """
 
@@ -102,6 +105,7 @@ class Evaluator:
         limits: tuple[Limit, ...] = (),
         w: float = -0.07,
         timeout_s: float | None = None,
+        latency_batch_size: int = 1,
         waiting: Callable[[], None] | None = None,
     ) -> None:
         check_limits(limits, device)
@@ -110,6 +114,7 @@ class Evaluator:
         self.limits = limits
         self.w = w
         self.timeout_s = timeout_s
+        self.latency_batch_size = latency_batch_size
         self._lane = lane_name(device)
         self._waiting = waiting
         self.baseline = baseline
@@ -122,7 +127,7 @@ class Evaluator:
                 # What the first step allocates for good (optimiser state, work spaces) is not charged to the first trial.
                 float(self._baseline_step())
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise DeviceError(
                 f"{device}: out of memory with the baseline {baseline.name} at batch {recipe.batch_size} and {pixels} pixels. "
@@ -160,7 +165,7 @@ class Evaluator:
         except loop.Timeout as error:
             return PhaseResult(phase, "timeout", time.perf_counter() - began, str(error))
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         with self.at_work():
             gc.collect()  # only here, after the traceback is gone, can the failed step's tensors be freed
@@ -220,7 +225,7 @@ class Evaluator:
             # Rewards of about 0.8 with an error of 0.01 are typical; the true error is not known before training.
             n = len(self.data.val_labels)
             target = search_target(0.8, (0.8 * 0.2 / n) ** 0.5, self.w)
-            measured, span = self._measure(spec, protocol or replace(SEARCH, target=target))
+            measured, span = self._measure(spec, protocol or replace(SEARCH, target=target), protocol or LIMIT)
             found |= measured
             spans = (span,)
             beyond = slacks({name: item.value for name, item in found.items()}, self.limits)
@@ -229,24 +234,42 @@ class Evaluator:
             0,
             "infeasible" if broken else "ok",
             time.perf_counter() - began,
-            "; ".join(f"{name} exceeded by {beyond[name]:.1%}" for name in broken),
+            "; ".join(self._why(name, beyond[name], found) for name in broken),
             found,
             beyond,
             lane=spans,
         )
 
-    def _measure(self, spec: ArchSpec, protocol: Protocol) -> tuple[dict[str, Measurement], Span]:
-        """Measure step time (the baseline's beside it) and peak memory on a network made for it, in the lane alone."""
+    def _why(self, name: str, slack: float, found: Mapping[str, Measurement]) -> str:
+        """Say by how much a limit is broken, such as `num_params.max`."""
+        cost, _, bound = name.partition(".")
+        limit = next(getattr(item, bound) for item in self.limits if item.cost == cost)
+        value, allowed = (
+            f"{number:.4g} {found[cost].unit}" if found[cost].unit in ("ms", "MiB") else format_count(number)
+            for number in (found[cost].value, limit)
+        )
+        return f"{cost} {value}, the limit of {allowed} {'exceeded' if bound == 'max' else 'missed'} by {slack:.1%}"
+
+    def _measure(
+        self, spec: ArchSpec, protocol: Protocol, latency_protocol: Protocol
+    ) -> tuple[dict[str, Measurement], Span]:
+        """Measure step time (the baseline's beside it) and peak memory on a network made for it, in the lane alone.
+
+        Latency too, on a network of its own, where a limit asks for it.
+        """
         with lane(self._lane, alone=True, waiting=self._waiting):
             taken = time.monotonic()
             resident = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
             state = loop.start(spec, self.recipe, self.device, seed=0)
             step = loop.timing_step(state, self.data, self.recipe, spec.resolved().resolution)
             mine, reference = step_times([step, self._baseline_step], self.device, protocol)
-            memory = peak_memory(step, self.device, resident)
-            span = taken, time.monotonic()
-        found = {"step_time_ms": mine, "ref_step_time_ms": reference}
-        return found if memory is None else found | {"peak_memory_mib": memory}, span
+            found = {"step_time_ms": mine, "ref_step_time_ms": reference}
+            if (memory := peak_memory(step, self.device, resident)) is not None:
+                found["peak_memory_mib"] = memory
+            if any(limit.cost == "latency_ms" for limit in self.limits):
+                answer = inference(spec, self.device, self.latency_batch_size)
+                found["latency_ms"] = latency_ms(answer, self.device, latency_protocol)
+            return found, (taken, time.monotonic())
 
     def _phases(self, spec: ArchSpec) -> tuple[Phase, ...]:
         return phases(self.recipe.progressive, spec.resolved().resolution, self.recipe.epochs)
@@ -269,7 +292,7 @@ class Setup:
 
     Args:
         source, data_resolution, skip_broken: What `nas.data.load` is given. fingerprint: What it then must return.
-        recipe, baseline, limits, w, timeout_s: As of `Evaluator`.
+        recipe, baseline, limits, w, timeout_s, latency_batch_size: As of `Evaluator`.
     """
 
     source: str
@@ -281,6 +304,7 @@ class Setup:
     limits: tuple[Limit, ...]
     w: float
     timeout_s: float | None
+    latency_batch_size: int = 1
 
     def start(self, device: torch.device, waiting: Callable[[], None]) -> Evaluator:
         """Make the evaluator of a device in a worker's process."""
@@ -313,6 +337,7 @@ class Setup:
             limits=self.limits,
             w=self.w,
             timeout_s=self.timeout_s,
+            latency_batch_size=self.latency_batch_size,
             waiting=waiting,
         )
 
@@ -321,55 +346,53 @@ def _broken(beyond: Mapping[str, float]) -> list[str]:
     return [name for name, slack in beyond.items() if slack > 0]
 
 
-_MEMORY_WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _MEMORY_WORDS)
-
-
 # --- timing one network by itself -------------------------------------------------------------------------
 
 
-def time_in_two_processes(spec: ArchSpec, batch_size: int, device: str) -> list[tuple[Measurement, int]]:
-    """Time the training step of one network by the full protocol, in two fresh processes, one after the other.
+def time_in_two_processes(specs: Sequence[ArchSpec], batch_size: int, device: str) -> list[tuple[Measurement, ...]]:
+    """Time the training step of some networks by the full protocol, in two fresh processes, one after the other.
+
+    In each process the networks take turns, so that their ratios hold where the machine's speed drifts.
 
     Raises:
-        MeasurementError: the step does not fit into memory.
+        MeasurementError: the steps do not fit into memory together.
 
     Returns:
-        For each process the step time, and the resolution (pixels) it was measured at.
+        For each process the step time of each network, at its own resolution.
     """
     found = []
     for _ in range(2):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            job = pool.submit(_time_alone, spec, batch_size, device, torch.get_num_threads())
+            job = pool.submit(_time_alone, tuple(specs), batch_size, device, torch.get_num_threads())
             try:
                 found.append(job.result())
             except (RuntimeError, BrokenProcessPool) as error:
-                if not (_out_of_memory(error) or isinstance(error, BrokenProcessPool)):
+                if not (out_of_memory(error) or isinstance(error, BrokenProcessPool)):
                     raise
+                largest = max(spec.resolved().resolution for spec in specs)
                 raise MeasurementError(
-                    f"step_time_ms: out of memory at batch {batch_size} and {spec.resolved().resolution} pixels on "
-                    f"{device}. Lower --batch-size or --resolution."
+                    f"step_time_ms: out of memory at batch {batch_size} and {largest} pixels on {device}. Lower --batch-size "
+                    "or --resolution, or time fewer networks at once."
                 ) from error
     return found
 
 
-def _time_alone(spec: ArchSpec, batch_size: int, device: str, threads: int) -> tuple[Measurement, int]:
+def _time_alone(specs: tuple[ArchSpec, ...], batch_size: int, device: str, threads: int) -> tuple[Measurement, ...]:
     torch.set_num_threads(threads)
     where = pick_device(device)
-    resolution = spec.resolved().resolution
     recipe = replace(RECIPES["standard"], batch_size=batch_size)
-    # Noise, not zeros: a device draws less power on zeros, and runs faster than it will on images.
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (min(batch_size, 256), resolution, resolution, spec.in_channels), dtype=np.uint8
-    )
-    split = Split(pixels, np.arange(len(pixels)) % spec.num_classes)
-    ones = (0.5,) * spec.in_channels
-    names = tuple(map(str, range(spec.num_classes)))
-    data = Dataset("noise", split, split, names, "", ones, ones, ())
-    state = loop.start(spec, recipe, where, seed=0)
-    step = loop.timing_step(state, loop.to_device(data, recipe, where), recipe, resolution)
+    steps = []
+    for spec in specs:
+        resolution = spec.resolved().resolution
+        # Noise, not zeros: a device draws less power on zeros, and runs faster than it will on images.
+        pixels = np.random.default_rng(0).integers(
+            0, 256, (min(batch_size, 256), resolution, resolution, spec.in_channels), dtype=np.uint8
+        )
+        split = Split(pixels, np.arange(len(pixels)) % spec.num_classes)
+        ones = (0.5,) * spec.in_channels
+        names = tuple(map(str, range(spec.num_classes)))
+        data = Dataset("noise", split, split, names, "", ones, ones, ())
+        state = loop.start(spec, recipe, where, seed=0)
+        steps.append(loop.timing_step(state, loop.to_device(data, recipe, where), recipe, resolution))
     with lane(lane_name(where), alone=True):
-        return step_times([step], where, FULL)[0], resolution
+        return step_times(steps, where, FULL)

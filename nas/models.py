@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nas.blocks import BLOCKS, BlockArgs, Call
 from nas.blocks._layers import DropPath, out_size
+from nas.errors import UsageError
 from nas.spec import ArchSpec, LayerSpec, single_layers
 
 
@@ -69,44 +70,44 @@ def places(spec: ArchSpec) -> Iterator[Place]:
         channels, size = layer.out_channels, place.out_size
 
 
-def naming(spec: ArchSpec) -> str:
-    """Return whose names the tensors of a network have: `resnet` where it is one, else `efficientnet`."""
-    kinds = {BLOCKS[layer.block].naming for stage in spec.stages for layer in stage.layers}
-    return "resnet" if kinds == {"resnet"} and spec.head is None else "efficientnet"
-
-
-class Network(nn.Module):
+class Network(nn.Sequential):
     """A built architecture: maps images (N, in_channels, H, W) to class scores (N, num_classes).
 
-    Any H = W works; `spec.resolution` is the one it is meant for.
+    A list of named parts, run in order. Any H = W works; `spec.resolution` is the one it is meant for.
 
     Drop-path rates rise linearly over all blocks: rate * i / N, i from 0.
     Source: Huang et al. 2016, arXiv:1603.09382, equation 4, as in the released EfficientNet code.
     """
 
+    dropout: nn.Dropout
+
     def __init__(self, spec: ArchSpec) -> None:
         super().__init__()
         self.spec = spec
-        self._resnet = naming(spec) == "resnet"
+        resnet = naming(spec) == "resnet"
         stages: dict[str, list[nn.Module]] = {}
         width = spec.in_channels
         for place in places(spec):
             stages.setdefault(place.part, []).append(BLOCKS[place.layer.block].build(place.args))
             width = place.args.out_channels
-        stem, head = stages.pop("stem")[0], stages.pop("head", [nn.Identity()])[0]
-        pool = nn.MaxPool2d(3, 2, 1) if spec.stem_pool else nn.Identity()
-        if self._resnet:
-            self.conv1, self.bn1, self.act1 = _parts(stem)
-            self.maxpool = pool
+        stem, head = stages.pop("stem")[0], stages.pop("head", [None])[0]
+        self._add_parts(stem, "conv1" if resnet else "conv_stem", "bn1", "act1")
+        if spec.stem_pool:
+            self.add_module("maxpool", nn.MaxPool2d(3, 2, 1))
+        if resnet:
             for number, blocks in enumerate(stages.values(), 1):
                 self.add_module(f"layer{number}", nn.Sequential(*blocks))
         else:
-            self.conv_stem, self.bn1, self.act1 = _parts(stem)
-            self.pool = pool
-            self.blocks = nn.Sequential(*(nn.Sequential(*blocks) for blocks in stages.values()))
-            self.conv_head, self.bn2, self.act2 = _parts(head)
-        self.dropout = nn.Dropout(spec.dropout)
-        self.add_module("fc" if self._resnet else "classifier", nn.Linear(width, spec.num_classes))
+            self.add_module("blocks", nn.Sequential(*(nn.Sequential(*blocks) for blocks in stages.values())))
+        if spec.pool_first:
+            self.add_module("global_pool", GlobalPool())
+        if head is not None:
+            self._add_parts(head, "conv_head", "bn2", "act2")
+        if not spec.pool_first:
+            self.add_module("global_pool", GlobalPool())
+        self.add_module("flatten", nn.Flatten())
+        self.add_module("dropout", nn.Dropout(spec.dropout))
+        self.add_module("fc" if resnet else "classifier", nn.Linear(width, spec.num_classes))
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = spec.norm_eps, spec.norm_momentum
@@ -116,40 +117,24 @@ class Network(nn.Module):
                 if isinstance(module, DropPath):
                     module.rate = spec.drop_path * index / len(every)
 
-    @property
-    def linear(self) -> nn.Linear:
-        """The classifier, whatever its name."""
-        found = self.get_submodule("fc" if self._resnet else "classifier")
-        assert isinstance(found, nn.Linear)
-        return found
+    def _add_parts(self, block: nn.Module, *names: str) -> None:
+        """Add convolution, norm and activation of a `conv` block: timm keeps those of stem and head at top level."""
+        for name, part in zip(names, ("conv", "bn1", "act1"), strict=True):
+            self.add_module(name, block.get_submodule(part))
 
-    @property
-    def stages(self) -> list[nn.Module]:
-        """The stages in order."""
-        if not self._resnet:
-            return list(self.blocks)
-        return [self.get_submodule(f"layer{number}") for number in range(1, len(self.spec.stages) + 1)]
+
+class GlobalPool(nn.Module):
+    """The mean of each channel: maps (N, C, H, W) to (N, C, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the class scores of a batch of images."""
-        if self._resnet:
-            x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
-            for stage in self.stages:
-                x = stage(x)
-        else:
-            x = self.blocks(self.pool(self.act1(self.bn1(self.conv_stem(x)))))
-            if self.spec.pool_first:
-                x = x.mean((2, 3), keepdim=True)
-            x = self.act2(self.bn2(self.conv_head(x)))
-        scores: Tensor = self.linear(self.dropout(x.mean((2, 3))))
-        return scores
+        """Return the channel means."""
+        return x.mean((2, 3), keepdim=True)
 
 
-def _parts(block: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Return convolution, norm and activation of a `conv` block: timm keeps those of stem and head at top level."""
-    if isinstance(block, nn.Identity):
-        return nn.Identity(), nn.Identity(), nn.Identity()
-    return block.get_submodule("conv"), block.get_submodule("bn1"), block.get_submodule("act1")
+def naming(spec: ArchSpec) -> str:
+    """Return whose names the tensors of a network have: `resnet` where it is one, else `efficientnet`."""
+    kinds = {BLOCKS[layer.block].naming for stage in spec.stages for layer in stage.layers}
+    return "resnet" if kinds == {"resnet"} and spec.head is None else "efficientnet"
 
 
 def build(spec: ArchSpec, *, seed: int | None = None) -> Network:
@@ -161,7 +146,12 @@ def build(spec: ArchSpec, *, seed: int | None = None) -> Network:
 
     Args:
         seed: Seed of the weights; None draws from torch's global generator.
+
+    Raises:
+        UsageError: something else than an architecture.
     """
+    if not isinstance(spec, ArchSpec):
+        raise UsageError(f"build: found {spec!r}; allowed: an architecture. Load one: nas.build(nas.load_arch(name)).")
     with torch.random.fork_rng(devices=[]):  # torch fills new layers from its global generator; ours overwrite them
         network = Network(spec)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -177,6 +167,13 @@ def build(spec: ArchSpec, *, seed: int | None = None) -> Network:
                 module.weight.uniform_(-bound, bound, generator=generator)
                 module.bias.zero_()
     return network
+
+
+def state_bytes(spec: ArchSpec) -> int:
+    """Return the size of a network's weights and running statistics, in bytes: what a checkpoint of it weighs."""
+    with torch.device("meta"):
+        state = Network(spec).state_dict()
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
 def timm_definition(spec: ArchSpec) -> list[list[str]] | None:

@@ -14,9 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nas.errors import RunError
+from nas.errors import RunError, UsageError
+
+T = TypeVar("T")
 
 MANIFEST_VERSION = 1
 
@@ -34,6 +36,19 @@ SAME_RESULTS = (
 MUST_MATCH = ("space_hash", *SAME_RESULTS, "reward", "limits", "seed", "sampler", "pruner")
 """What a continued run must share with its start."""
 
+_NUMBER = (int, float)
+
+SEARCH_KEYS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("config", "recipe", "data", "device", "versions"), dict),
+    **dict.fromkeys(("created", "command", "space", "space_hash", "sampler", "pruner", "baseline.name"), str),
+    **dict.fromkeys(("baseline.num_params", "reward.w", "reward.v", "recipe.epochs", "recipe.batch_size"), _NUMBER),
+    **dict.fromkeys(("data.name", "data.fingerprint", "device.type", "device.name", "recipe.name"), str),
+    **dict.fromkeys(("config.space", "config.data"), str),
+    **dict.fromkeys(("config.budget", "recipe.progressive.phases", "seed", "data.classes"), int),
+    **dict.fromkeys((f"data.{used}{split}_images" for used in ("", "used_") for split in ("train", "val")), int),
+    **dict.fromkeys(("data.notes", "recipe.progressive.size"), list),
+}
+"""What the manifest of a search must hold for the run to be read or continued, by key."""
 
 TEMPORARY = ".tmp"
 """Ending of files that are being written. A killed process leaves them behind; the next owner of the run deletes them."""
@@ -59,7 +74,7 @@ def new_folder(root: Path | None, kind: str, label: str, out: Path | None = None
         out: The folder itself, in place of a generated name.
 
     Raises:
-        RunError: the folder cannot be made or written, or holds a run already.
+        RunError: the folder cannot be made or written, or is not empty.
     """
     label = re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-").lower()
     base = (root or Path("results")) / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-{label}"
@@ -70,6 +85,14 @@ def new_folder(root: Path | None, kind: str, label: str, out: Path | None = None
         folder = base.with_name(f"{base.name}-{attempt}")
     if (folder / "manifest.json").exists():
         raise RunError(f"{folder}: holds a run already. Continue it with --resume {folder}, or name another folder.")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if ".lock" in there:  # of a run that was killed before it began
+        there = {name for name in there if name not in (".lock", "space.yaml") and not name.endswith(TEMPORARY)}
+    if there:
+        raise RunError(
+            f"{folder}: is not empty (it holds {min(there)}) and no run; a run has a folder of its own. Name a new folder "
+            "or an empty one with --out."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -166,18 +189,51 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     if not manifest.is_file():
         what = "not a run folder (it has no manifest.json)" if path.is_dir() else "no such folder"
         raise RunError(f"{path}: {what}. Runs lie under results/ unless --out named another place.")
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"found {type(content).__name__}, not a mapping")
-    except (OSError, ValueError) as error:
-        raise RunError(f"{manifest}: cannot be read ({error}). The run cannot be continued without it.") from None
+    content = read_json(manifest, dict, "Put it back from a copy: without it the run cannot be read or continued.")
     if content.get("manifest_version") != MANIFEST_VERSION:
         raise RunError(
             f"{manifest}: written by another version (manifest_version {content.get('manifest_version')}; "
             f"this program reads {MANIFEST_VERSION}). Use the version that made the run."
         )
     return Run(path, content)
+
+
+def open_search(folder: str | os.PathLike[str]) -> Run:
+    """Open the run folder of a search.
+
+    Raises:
+        RunError: no run there, or its manifest lacks something. UsageError: not a search.
+    """
+    run = open_run(folder)
+    kind = run.manifest.get("kind")
+    if kind is not None and kind != "search":
+        raise UsageError(f"{folder}: is a {kind} run, not a search. Name the folder of a search.")
+    for key, kinds in {"kind": str, **SEARCH_KEYS}.items():
+        value = _at(run.manifest, key)
+        if not isinstance(value, kinds):
+            raise RunError(
+                f"{run.path('manifest.json')}: {key}: found {_short(value) if value is not None else 'nothing'}; the "
+                "manifest of a search has it. Put the file back from a copy: without it the run cannot be read or continued."
+            )
+    return run
+
+
+def read_json(path: Path, kind: type[T], remedy: str) -> T:
+    """Read a JSON file of a run.
+
+    Args:
+        kind: What it must hold. remedy: What to do where it does not, as the end of a message.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, kind):
+            raise ValueError(f"found {type(content).__name__}, not {kind.__name__}")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}). {remedy}") from None
+    return content
 
 
 def latest(root: Path | None = None, kind: str = "search") -> Path:
@@ -193,7 +249,10 @@ def latest(root: Path | None = None, kind: str = "search") -> Path:
             continue
         run = open_run(manifest.parent)
         if run.manifest.get("kind") == kind:
-            found.append((datetime.fromisoformat(run.manifest["created"]), run.folder))
+            try:
+                found.append((datetime.fromisoformat(str(run.manifest.get("created"))), run.folder))
+            except ValueError:
+                raise RunError(f"{manifest}: created: found no time. Name the run folder that you mean.") from None
     if not found:
         raise RunError(f"{base}: holds no {kind} run. Make one with `nas {kind}`, or name a run folder.")
     return max(found)[1]

@@ -11,12 +11,13 @@ import torch
 
 from nas import evaluate
 from nas.cost import Measurement, count
-from nas.cost.step_time import Protocol
+from nas.cost.latency import LIMIT
+from nas.cost.step_time import FULL, Protocol
 from nas.data import Dataset
 from nas.errors import DataError, UsageError
 from nas.evaluate import Evaluator, Setup
 from nas.lane import lane
-from nas.space import Limit
+from nas.space import Limit, format_count
 from nas.spec import ArchSpec
 from nas.train import loop
 from nas.train.recipes import RECIPES
@@ -68,7 +69,8 @@ def test_a_broken_count_limit_ends_before_any_timing(tiny_spec: ArchSpec, tiny_d
     assert result.outcome == "infeasible"
     assert result.slacks["num_params.max"] == pytest.approx(1)
     assert result.slacks["macs.min"] < 0
-    assert result.reason == "num_params.max exceeded by 100.0%"
+    value, limit = format_count(params), format_count(params / 2)
+    assert result.reason == f"num_params {value}, the limit of {limit} exceeded by 100.0%"
     assert "step_time_ms" not in result.measurements
 
 
@@ -98,6 +100,43 @@ def test_a_weaker_exponent_needs_less_exact_times(
         evaluator(tiny_spec, tiny_data, w=w).run_phase(tiny_spec, 0, None, seed=0)
     normal, strict, free = (protocol.target for protocol in quick_timing)
     assert strict <= normal <= free == 0.1
+
+
+def test_a_latency_is_measured_where_a_limit_asks_for_it(
+    tiny_spec: ArchSpec, tiny_data: Dataset, quick_timing: list[Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Protocol] = []
+    sizes: list[int] = []
+    original = evaluate.inference
+
+    def inference(spec: ArchSpec, device: torch.device, batch_size: int) -> Any:
+        sizes.append(len(original(spec, device, batch_size)()))
+        return None
+
+    def latency_ms(step: Any, device: torch.device, protocol: Protocol) -> Measurement:
+        asked.append(protocol)
+        return Measurement(6.0, "ms", 0.1, 50, str(device))
+
+    monkeypatch.setattr(evaluate, "inference", inference)
+    monkeypatch.setattr(evaluate, "latency_ms", latency_ms)
+    assert "latency_ms" not in evaluator(tiny_spec, tiny_data).run_phase(tiny_spec, 0, None, seed=0).measurements
+    limited = evaluator(tiny_spec, tiny_data, Limit("latency_ms", max=5), latency_batch_size=4)
+    result = limited.run_phase(tiny_spec, 0, None, seed=0)
+    assert (result.outcome, result.reason) == ("infeasible", "latency_ms.max exceeded by 20.0%")
+    assert result.slacks == {"latency_ms.max": pytest.approx(0.2)}
+    assert result.measurements["latency_ms"].n == 50 and sizes == [4]
+    kept = evaluator(tiny_spec, tiny_data, Limit("latency_ms", max=7))
+    assert kept.run_phase(tiny_spec, 0, None, seed=0, protocol=FULL).outcome == "ok"
+    assert asked == [LIMIT, FULL], "finalists are measured by the full protocol"
+
+
+def test_a_latency_is_a_real_one(tiny_spec: ArchSpec, tiny_data: Dataset, quick_timing: list[Protocol]) -> None:
+    limited = evaluator(tiny_spec, tiny_data, Limit("latency_ms", max=1e5))
+    found = limited.run_phase(tiny_spec, 0, None, seed=0).measurements["latency_ms"]
+    assert 0 < found.value < 1000 and found.unit == "ms" and found.n >= 5 and found.spread >= 0
+    before = limited.run_phase(tiny_spec, 1, None, seed=3).training
+    plain = evaluator(tiny_spec, tiny_data).run_phase(tiny_spec, 1, None, seed=3).training
+    assert before and plain and before.train_loss == plain.train_loss, "it leaves the training as it was"
 
 
 def test_the_phases_train_one_network_at_rising_resolutions(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.objective import Candidate, Reward, pareto, ranked, score_of, slacks, tightest, warnings
+from nas.objective import Candidate, Reward, few_images, pareto, ranked, score_of, slacks, tightest, warnings
 from nas.space import Limit
 
 V2 = Reward(w=-0.07, v=-0.05, ref_params=7e6)
@@ -135,3 +135,12 @@ def test_few_networks_carry_no_warning() -> None:
 
 def test_networks_that_learned_nothing_carry_no_error() -> None:
     assert isinstance(warnings([candidate(str(n), 0.0, time=1.0 + n) for n in range(20)], V2), list)
+
+
+def test_few_validation_images_are_said_with_their_error_and_a_remedy() -> None:
+    (line,) = few_images(32, 32)
+    assert "on 32 validation images: it moves in steps of 0.031" in line
+    assert "known to ± 0.071 only" in line and line.endswith("Add validation images to the data.")
+    assert few_images(100, 2_000)[0].endswith("The data has 2000: raise val_images of the recipe.")
+    assert "on 1 validation image:" in few_images(1, 1)[0]
+    assert few_images(500, 500) == few_images(2_000, 10_000) == []

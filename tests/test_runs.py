@@ -141,6 +141,14 @@ def test_a_new_owner_deletes_what_a_killed_one_left_half_written(tmp_path: Path)
         assert not any(path.exists() for path in left)
 
 
+def test_a_folder_with_other_files_is_no_place_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("mine")
+    with pytest.raises(RunError, match=r"is not empty \(it holds space\.yaml\) and no run; .* with --out"):
+        runs.new_folder(None, "search", "x", tmp_path)
+    (tmp_path / ".lock").touch()  # of a run that was killed before it had a manifest
+    assert runs.new_folder(None, "search", "x", tmp_path) == tmp_path
+
+
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="absent: no such folder"):
         runs.open_run(tmp_path / "absent")

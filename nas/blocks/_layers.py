@@ -123,6 +123,14 @@ class SqueezeExcite(nn.Module):
         return x * gate
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel: maps (N, C, H, W) to the same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return y
+
+
 class GlobalContext(nn.Module):
     """Global context: as squeeze-excitation, but each pixel's share of the mean is learnt, and the squeeze is normalised.
 
@@ -135,7 +143,7 @@ class GlobalContext(nn.Module):
         self.conv_attn = nn.Conv2d(channels, 1, 1)
         self.mlp_scale = nn.Sequential()
         self.mlp_scale.add_module("fc1", nn.Conv2d(channels, squeezed, 1))
-        self.mlp_scale.add_module("norm", nn.GroupNorm(1, squeezed, eps=1e-6))  # over the channels of one pixel
+        self.mlp_scale.add_module("norm", ChannelNorm(squeezed, eps=1e-6))
         self.mlp_scale.add_module("act", activation(act))
         self.mlp_scale.add_module("fc2", nn.Conv2d(squeezed, channels, 1))
         self.gate = activation(gate)

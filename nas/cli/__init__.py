@@ -51,6 +51,7 @@ def cli(debug: bool) -> None:
 @click.option("--max-params", help="Limit, such as 5M.")
 @click.option("--max-macs", help="Limit on multiply-adds, such as 600M.")
 @click.option("--max-step-time", help="Limit on the training step, such as 12ms.")
+@click.option("--max-latency", help="Limit on the inference of one image (PyTorch, eager), such as 5ms.")
 @click.option("--max-memory", help="Limit on the training step's memory, such as 2GiB (CUDA).")
 @click.option("--top-k", default=3, show_default=True, help="Networks measured again before a winner is named.")
 @click.option("--trial-timeout", "trial_timeout_s", type=float, help="Seconds that a phase of a trial may take.")
@@ -96,20 +97,26 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
 
 def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed run may change, and refuse settings that differ from its own."""
-    from nas.runs import open_run
+    from nas.runs import open_search
+    from nas.search.config import option
 
-    own = open_run(run).manifest["config"]
-    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices") if name in given}
+    own = open_search(run).manifest["config"]
+    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data") if name in given}
     differs = []
     for name, value in given.items():
         plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
         if plain != own.get(name):
-            differs.append(f"--{name.replace('_', '-')}: found {plain}, the run has {own.get(name)}")
+            differs.append(f"{option(name)}: found {_shown(plain)}, the run has {_shown(own.get(name))}")
     if differs:
         raise click.UsageError(
-            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed."
+            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed, and "
+            "--data where the same images have moved. Leave the others out, or start a new run without --resume."
         )
     return may
+
+
+def _shown(value: Any) -> str:
+    return "none" if value in (None, []) else " ".join(value) if isinstance(value, list) else str(value)
 
 
 @cli.command()
@@ -122,23 +129,67 @@ def debug(bug: Path) -> None:
 
 
 @cli.command()
-@click.argument("name", required=False)
+@click.argument("names", nargs=-1)
+@click.option("--compare", is_flag=True, help="Print several architectures side by side, relative to the first.")
 @click.option("--resolution", type=click.IntRange(8), help="Count at this input size, in pixels.")
 @click.option("--num-classes", type=click.IntRange(1), help="Count with a classifier of this many classes.")
 @click.option("--verify", is_flag=True, help="Build the network and count it again with fvcore.")
 @click.option("--time", "timed", is_flag=True, help="Measure the training step here, by the full protocol.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Batch of --time.")
 @click.option("--device", default="auto", show_default=True, help="Device of --time.")
-def show(
-    name: str | None, resolution: int | None, num_classes: int | None, verify: bool, timed: bool, **timing: Any
-) -> None:
-    """Print a space (what it holds) or an architecture (a table of its stages). Without a NAME, list what is shipped."""
+def show(names: tuple[str, ...], compare: bool, **settings: Any) -> None:
+    """Print a space (what it holds) or an architecture (a table of its stages). Without a NAME, list what is shipped.
+
+    A NAME is a shipped one, a YAML file or a run folder (its winner). For example:
+    nas show --compare efficientnetv2_s results/run1 --resolution 128 --time
+    """
+    if compare and len(names) < 2:
+        raise click.UsageError("--compare: name at least two architectures.")
+    if len(names) > 1 and not compare:
+        raise click.UsageError(f"found {len(names)} names. Give one, or --compare them.")
     from nas.cli import _show
 
-    if name is None:
-        _show.shipped()
+    if compare:
+        _show.compare(names, **settings)
+    elif names:
+        _show.show(names[0], **settings)
     else:
-        _show.show(name, resolution=resolution, num_classes=num_classes, verify=verify, timed=timed, **timing)
+        _show.shipped()
+
+
+@cli.command(epilog="Example: nas latency results/RUN efficientnetv2_b0 --batch-size 8")
+@click.argument("networks", metavar="RUN|ARCH...", nargs=-1, required=True)
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    type=click.IntRange(1),
+    help="Images in an inference; again for more.",
+)
+@click.option("--resolution", type=click.IntRange(8), help="Pixels, in place of each network's own.")
+@click.option("--num-classes", type=click.IntRange(1), help="With a classifier of this many classes.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1; onnxruntime runs on the CPU."
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(["eager", "compile", "onnxruntime"]),
+    help="What runs the network; again for more. All three unless given.",
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; PyTorch's own number unless given.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each measurement, and no table.")
+def latency(networks: tuple[str, ...], **settings: Any) -> None:
+    """Measure the inference of networks here: the winner of a RUN, shipped networks, YAML files.
+
+    Several networks are measured in turns, so that their ratios hold. Whatever is timed computes what eager PyTorch does.
+    """
+    from nas.cli import _latency
+
+    _latency.show(networks, **settings)
 
 
 @cli.command()
@@ -197,6 +248,7 @@ def dashboard(run: Path | None, host: str, port: int) -> None:
 @click.option("--max-params", help="Leave out larger networks: a limit such as 5M.")
 @click.option("--max-macs", help="Leave out networks with more multiply-adds, such as 600M.")
 @click.option("--max-step-time", help="Leave out networks whose measured training step is longer, such as 12ms.")
+@click.option("--max-latency", help="Leave out networks whose measured inference is longer, such as 5ms.")
 @click.option("--max-memory", help="Leave out networks whose step takes more memory, such as 2GiB (CUDA).")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Networks to print.")
 @click.option("--calibrate", is_flag=True, help="Suggest exponents from how accuracy rises with cost in this run.")
@@ -221,17 +273,19 @@ def rerank(
 
 @cli.command()
 @click.option("--data", help="Look at these images too, and time the input pipeline against training on them.")
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, as a search with it would.")
 @click.option("--space", default="v2", show_default=True, help="The space that is to be searched.")
+@click.option("--recipe", help="The recipe of the search: a name or a YAML file; the space's own unless given.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--batch-size", type=click.IntRange(2), help="Batch of the timing; the recipe's unless given.")
-def doctor(data: str | None, space: str, device: str, batch_size: int | None) -> None:
+def doctor(data: str | None, **settings: Any) -> None:
     """Check what a search needs: software, device, folders and, with --data, images and the speed of the input.
 
     Exits with 1 if something would stop `nas search`.
     """
     from nas.cli import _doctor
 
-    if not _doctor.show(data=data, space=space, device=device, batch_size=batch_size):
+    if not _doctor.show(data=data, **settings):
         sys.exit(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from rich.console import Console
@@ -17,7 +17,9 @@ BUILTIN = "fashion-mnist-subset"
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
-def show(*, data: str | None, space: str, device: str, batch_size: int | None) -> bool:
+def show(
+    *, data: str | None, skip_broken: bool, space: str, recipe: str | None, device: str, batch_size: int | None
+) -> bool:
     """Print every finding as it is made; return whether a search could run."""
     plain = Console(highlight=False, markup=False)
     console = plain if plain.is_terminal else Console(highlight=False, markup=False, width=400)
@@ -35,6 +37,8 @@ def show(*, data: str | None, space: str, device: str, batch_size: int | None) -
         checks = examine(
             space=space,
             data=data,
+            skip_broken=skip_broken,
+            recipe=recipe,
             device=device,
             batch_size=batch_size,
             progress=lambda done, total: bar.update(task, description="packing images", completed=done, total=total),
@@ -51,9 +55,8 @@ def show(*, data: str | None, space: str, device: str, batch_size: int | None) -
         console.print(_line(Check("data", "note", "ok", text)))
     console.print()
     console.print(Text.assemble(("verdict  ", "bold"), _verdict(problems, warnings)))
-    console.print(
-        Text.assemble(("next     ", "bold"), _next(problems, data, space, device, batch_size)), soft_wrap=True
-    )
+    given = {"--space": space, "--data": data, "--recipe": recipe, "--device": None if device == "auto" else device}
+    console.print(Text.assemble(("next     ", "bold"), _next(problems, given, skip_broken, batch_size)), soft_wrap=True)
     return not problems
 
 
@@ -92,15 +95,14 @@ def _verdict(problems: int, warnings: int) -> tuple[str, str]:
     return "a search can run", STYLES["ok"]
 
 
-def _next(problems: int, data: str | None, space: str, device: str, batch_size: int | None) -> str:
+def _next(problems: int, given: Mapping[str, str | None], skip_broken: bool, batch_size: int | None) -> str:
     """Return the command to run next: a search, or the doctor again once the problems are mended."""
-    command = "mend that, then: nas doctor" if problems else f"nas search --budget {12 if data is None else 50}"
-    given = {
-        "--space": space if problems or data is not None else "v2_tiny",  # the built-in images suit small networks
-        "--data": data,
-        "--device": None if device == "auto" else device,
-        "--batch-size": str(batch_size) if problems and batch_size is not None else None,
-    }
-    return " ".join(
-        [command, *(f"{option} {shlex.quote(value)}" for option, value in given.items() if value is not None)]
-    )
+    without_data = given["--data"] is None
+    command = "mend that, then: nas doctor" if problems else f"nas search --budget {12 if without_data else 50}"
+    options = dict(given)
+    if without_data and not problems:
+        options["--space"] = "v2_tiny"  # the built-in images suit small networks
+    if problems and batch_size is not None:
+        options["--batch-size"] = str(batch_size)
+    words = [f"{option} {shlex.quote(value)}" for option, value in options.items() if value is not None]
+    return " ".join([command, *words, *(["--skip-broken"] if skip_broken else [])])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from nas.data import Dataset
+from nas.objective import few_images
 from nas.runs import Run
-from nas.search.finalists import optimism
+from nas.search.finalists import Fresh, optimism
 from nas.search.record import TrialRecord
 from nas.search.session import SearchResult, Watcher
 from nas.space import format_count
@@ -44,6 +45,8 @@ class SearchProgress(Watcher):
         self._done = 0
         self._known = 0
         self._budget = 0
+        self._finalists = 0
+        self._again: set[str] = set()
         self._began = time.monotonic()
 
     def __enter__(self) -> SearchProgress:
@@ -63,10 +66,12 @@ class SearchProgress(Watcher):
         """Remember what to continue."""
         self.folder = run.folder
 
-    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
+    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: Sequence[TrialRecord]) -> None:
         """Say what is searched, on what, and where the results go."""
-        self._known = self._done = known
+        self._known = self._done = sum(record.costs_budget for record in known)
+        self._best = max((record.reward or 0.0 for record in known if record.kind == "trained"), default=0.0)
         self._budget = facts["config"]["budget"]
+        self._finalists = facts["config"]["top_k"] * facts["config"]["top_k_seeds"]
         self._began = time.monotonic()
         used = facts["data"]
         device = facts["device"]
@@ -80,10 +85,12 @@ class SearchProgress(Watcher):
         )
         for note in data.notes:
             self._say("", note, "dim")
+        for warning in few_images(used["used_val_images"], used["val_images"]):
+            self._say("note", warning, "yellow")
         recipe = facts["recipe"]
         self._say(
             "recipe",
-            f"{recipe['name']}: {recipe['epochs']:g} epochs, {recipe['progressive']['phases']} phases, "
+            f"{recipe['name']}: {_many(recipe['epochs'], 'epoch')}, {_many(recipe['progressive']['phases'], 'phase')}, "
             f"batch {recipe['batch_size']}",
         )
         asked = facts["config"]["devices"]
@@ -93,12 +100,13 @@ class SearchProgress(Watcher):
         )
         self._say("run", str(run.folder))
         self._say("", f"watch it: nas dashboard {run.folder}", "dim")
-        if known:
-            self._say("", f"continuing: {known} networks are trained already")
+        if self._known:
+            best = f", the best with reward {self._best:.4f}" if self._best else ""
+            self._say("", f"continuing: {self._known} network{'s' * (self._known > 1)} trained already{best}")
         self._console.print(
             "trial kind        reward   accuracy         step time (x baseline)  params   network", style="dim"
         )
-        self._bar.update(self._task, description="searching", completed=known, total=self._budget)
+        self._bar.update(self._task, description="searching", completed=self._done, total=self._budget)
 
     def note(self, sentence: str) -> None:
         """Say what happened besides the trials."""
@@ -136,18 +144,32 @@ class SearchProgress(Watcher):
             line += f"{record.step_time_ms:8.2f} ms ({ratio:4.2f})      {format_count(record.num_params or 0):>6s}   "
             line += record.arch
         else:
-            line += record.reason
+            line += f"{record.reason}: {record.arch}"
         self._console.print(line, style=style)
         trained = self._done - self._known
         eta = ""
         if trained:
-            left = (time.monotonic() - self._began) / trained * (self._budget - self._done)
-            eta = f"about {left / 60:.0f} min left, best {self._best:.4f}"
+            left = self._budget - self._done + self._finalists
+            eta = f"{_left(self._began, trained, left)}, best {self._best:.4f}"
         self._bar.update(self._task, completed=self._done, eta=eta)
 
-    def finalist(self, record: TrialRecord, seed: int) -> None:
-        """Show which finalist is trained again."""
-        self._bar.update(self._task, description=f"measuring {record.arch_hash[:8]} again, seed {seed}", eta="")
+    def finalist(self, fresh: Fresh) -> None:
+        """Show which finalist is trained again, how many are done, and what is left."""
+        if not self._again:
+            self._bar.update(self._task, visible=False)
+            self._task = self._bar.add_task("", total=fresh.total, eta="")  # with a clock of its own
+            self._began = time.monotonic()
+            self._known = fresh.done
+        name = f"{fresh.record.arch_hash[:8]} with seed {fresh.seed}"
+        if name not in self._again:
+            self._again.add(name)
+            left = f"{len(self._again) + self._known} of {fresh.total}"
+            self._say("", f"finalists: timing and training {name} again, {left}", "dim")
+        what = "timing" if fresh.phase == 0 else f"training {fresh.phase}"
+        eta = ""
+        if fresh.done > self._known:
+            eta = _left(self._began, fresh.done - self._known, fresh.total - fresh.done)
+        self._bar.update(self._task, description=f"finalists: {what} {name}", completed=fresh.done, eta=eta)
 
     def finished(self, result: SearchResult) -> None:
         """Print the winner, the warnings, and the command to run next."""
@@ -160,13 +182,13 @@ class SearchProgress(Watcher):
         self._say("winner", f"{first.record.arch_hash}  {first.record.arch}", "bold green")
         self._say(
             "",
-            f"accuracy {first.accuracy:.4f} ± {first.accuracy_error:.4f} ({len(first.accuracies)} fresh seeds), "
+            f"accuracy {first.accuracy:.4f} ± {first.accuracy_error:.4f} ({_many(len(first.accuracies), 'fresh seed')}), "
             f"{ratio:.2f} x the baseline's step time, {format_count(first.record.num_params or 0)} parameters",
         )
         self._say(
             "",
             f"reward {first.reward:.4f} with fresh seeds; in the search {first.record.reward:.4f}. The search was "
-            f"optimistic by {optimism(result.finalists):+.4f} on average over {len(result.finalists)} finalists",
+            f"optimistic by {optimism(result.finalists):+.4f} on average over {_many(len(result.finalists), 'finalist')}",
         )
         for warning in result.warnings:
             self._say("note", warning, "yellow")
@@ -176,3 +198,11 @@ class SearchProgress(Watcher):
     def _say(self, label: str, text: str, style: str = "") -> None:
         """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""
         self._console.print(Text.assemble((f"{label:9s}", "bold"), (text, style)))
+
+
+def _many(number: float, word: str) -> str:
+    return f"{number:g} {word}{'s' * (number != 1)}"
+
+
+def _left(began: float, done: int, left: int) -> str:
+    return f"about {(time.monotonic() - began) / done * left / 60:.0f} min left"

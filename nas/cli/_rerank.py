@@ -16,9 +16,12 @@ from nas import runs
 from nas.errors import UsageError
 from nas.objective import warnings
 from nas.report import Calibration, Reranking, RunView, calibrate, load_run, rerank
-from nas.report.calibration import Slope
-from nas.search.config import SearchConfig
+from nas.report.calibration import MIN_NETWORKS, Slope
+from nas.search.config import LIMIT_FIELDS, SearchConfig, from_document, option
 from nas.space import format_count
+
+KEPT = ("space", "data", "skip_broken", "budget", "recipe", "devices", "sampler", "pruner", "w", "v", *LIMIT_FIELDS)
+"""Settings of a run that the search suggested after it has too."""
 
 
 def show(
@@ -33,9 +36,6 @@ def show(
 ) -> None:
     """Print the networks of a run in their new order, and what that order is worth."""
     view = load_run(run or runs.latest())
-    kind = view.run.manifest["kind"]
-    if kind != "search":
-        raise UsageError(f"nas rerank: {view.run.folder} is a {kind} run, not a search. Name the folder of a search.")
     own = view.reward
     reward = replace(own, w=own.w if w is None else w, v=own.v if v is None else v)
     bounds = SearchConfig(w=reward.w, v=reward.v, **dict(limits)).limits()  # the ranges and units of a search
@@ -52,7 +52,7 @@ def show(
     page.line()
     if csv is not None:
         page.say("table", f"{csv} ({len(found.table)} networks)", whole=True)
-    page.say("next", _next(view, found, fitted, given), whole=True)
+    page.say("next", _next(view, found, fitted, given, top), whole=True)
 
 
 class _Page:
@@ -99,8 +99,9 @@ def _order(page: _Page, view: RunView, found: Reranking, limits: Mapping[str, st
         page.line(f"           {row['arch_hash']}  {row['arch']}", "dim")
     page.line()
     _moved(page, view, found)
-    if "max_step_time" in limits:
-        _drift(page, view)
+    for limit in ("max_step_time", "max_latency"):
+        if limit in limits:
+            _drift(page, view, option(limit))
     for warning in warnings(_left(view, found), found.reward):
         page.say("note", warning, "yellow")
 
@@ -132,13 +133,13 @@ def _moved(page: _Page, view: RunView, found: Reranking) -> None:
         page.say("", f"{found.not_told_apart()} of the other {len(found.table) - 1} cannot be told from the first")
 
 
-def _drift(page: _Page, view: RunView) -> None:
-    """Warn where the machine's speed changed during the run, for a limit is on the step time as it was measured."""
+def _drift(page: _Page, view: RunView, option: str) -> None:
+    """Warn where the machine's speed changed during the run, for a limit is on a time as it was measured."""
     times = view.trained()["ref_step_time_ms"]
     if times.max() > 1.1 * times.min():
         page.say(
             "note",
-            f"--max-step-time bounds step times as they were measured, and the machine's speed was not steady: the baseline's "
+            f"{option} bounds times as they were measured, and the machine's speed was not steady: the baseline's "
             f"own step took {times.min():.1f} to {times.max():.1f} ms. The ratio is free of that.",
             "yellow",
         )
@@ -158,11 +159,11 @@ def _calibration(page: _Page, view: RunView, found: Calibration) -> None:
         "the line of accuracy that a tenth of them lie above",
     )
     page.line("             twice the    brings     95 % interval         charged  even at", "dim")
-    for name, option, slope, exponent in (
+    for name, exponent_name, slope, exponent in (
         ("step time", "w", found.time, own.w),
         ("parameters", "v", found.params, own.v),
     ):
-        even = f"{option} = {-slope.value:.3g}" if slope.rises else "none seen"
+        even = f"{exponent_name} = {-slope.value:.3g}" if slope.rises else "none seen"
         interval = f"{_doubled(slope.low)} to {_doubled(slope.high)}"
         page.line(
             f"             {name:10s}  {_doubled(slope.value):>7s}  {interval:>19s}  {_doubled(-exponent):>11s}  {even}"
@@ -218,21 +219,36 @@ def _options(limits: Mapping[str, str]) -> list[str]:
     return [f"--{name.replace('_', '-')} {shlex.quote(text)}" for name, text in limits.items()]
 
 
-def _next(view: RunView, found: Reranking, fitted: Calibration | None, limits: Mapping[str, str]) -> str:
+def _next(view: RunView, found: Reranking, fitted: Calibration | None, limits: Mapping[str, str], top: int) -> str:
     """Return the command to run next: calibrate, look at what was suggested, or search under the new terms."""
     folder = shlex.quote(str(view.run.folder))
-    config, recipe = view.run.manifest["config"], view.run.manifest["recipe"]
-    terms = _options(limits)
+    manifest = view.run.manifest
+    again = [f"nas rerank {folder}", *([f"--top {top}"] if top != 10 else [])]
+    changed: dict[str, Any] = dict(limits)
     if found.reward != found.own:
-        terms = [f"--w {found.reward.w:g} --v {found.reward.v:g}", *terms]
+        changed |= {"w": found.reward.w, "v": found.reward.v}
     elif fitted is not None and (reward := fitted.suggested()) is not None:
-        return " ".join([f"nas rerank {folder} --w {reward.w:.3g} --v {reward.v:.3g}", *terms])
+        return " ".join([*again, f"--w {reward.w:.3g} --v {reward.v:.3g}", *_options(limits)])
     elif fitted is not None:
-        terms = ["--recipe standard" if recipe["name"] == "quick" else "--pruner none", *terms]
-    elif not terms:
-        return f"nas rerank {folder} --calibrate"
-    given = f"nas search --space {shlex.quote(config['space'])} --data {shlex.quote(config['data'])}"
-    return " ".join([given, f"--budget {config['budget']}", *terms])
+        changed |= {"recipe": "standard"} if manifest["recipe"]["name"] == "quick" else {"pruner": "none"}
+    elif not limits and found.trained < MIN_NETWORKS:  # too few for a slope
+        more = max(2 * MIN_NETWORKS, 2 * manifest["config"]["budget"])
+        return f"nas search --resume {folder} --budget {more}"
+    elif not limits:
+        return " ".join([*again, "--calibrate"])
+    return _search(from_document(manifest["config"]), changed)
+
+
+def _search(config: SearchConfig, changed: Mapping[str, Any]) -> str:
+    """Return the command of a search like that of the run, with some settings changed."""
+    usual = SearchConfig()
+    words = ["nas search"]
+    for name in KEPT:
+        value = changed.get(name, getattr(config, name))
+        if name in ("space", "data", "budget") or value != getattr(usual, name):
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            words.append(option(name) if value is True else f"{option(name)} {shlex.quote(text)}")
+    return " ".join(words)
 
 
 def _write(found: Reranking, path: Path) -> None:

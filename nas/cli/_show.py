@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -16,14 +17,40 @@ from nas.space import Domain, SearchSpace, choices, format_count
 from nas.space.library import names
 from nas.spec import ArchSpec
 
+if TYPE_CHECKING:
+    from nas.cost import Measurement
+
 
 def shipped() -> None:
     """List the shipped spaces and networks."""
-    spaces = [name for name in names() if not name.startswith("reference/")]
-    networks = [name.removeprefix("reference/") for name in names() if name.startswith("reference/")]
-    click.echo(f"spaces:    {', '.join(spaces)}")
-    click.echo(f"networks:  {', '.join(networks)}")
-    click.echo("Show one with: nas show NAME")
+    from nas.cost import count
+
+    console = _console()
+    found = {name: catalog.load_space(name) for name in names()}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in ("space", "choices", "reference"):
+        table.add_column(head, justify="right" if head == "choices" else "left", overflow="fold")
+    for name, space in found.items():
+        if not name.startswith("reference/"):
+            table.add_row(name, str(len(choices(space))), space.reference)
+    console.print(table)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in ("network", "pixels", "params", "MACs", "reference"):
+        table.add_column(head, justify="left" if head in ("network", "reference") else "right", overflow="fold")
+    for name in found:
+        if name.startswith("reference/"):
+            spec = catalog.load_arch(name)
+            params, macs = count(spec)
+            table.add_row(
+                name.removeprefix("reference/"),
+                str(spec.resolved().resolution),
+                format_count(params),
+                format_count(macs),
+                spec.reference,
+            )
+    console.print()
+    console.print(table)
+    click.echo("\nnext: nas show NAME, or nas show --compare NAME NAME ...")
 
 
 def show(
@@ -37,22 +64,80 @@ def show(
     device: str,
 ) -> None:
     """Print a space or an architecture."""
-    if Path(name).is_dir() and (Path(name) / "winner.yaml").is_file():
-        name = str(Path(name) / "winner.yaml")
+    name = _winner(name)
     space = catalog.load_space(name)
     if choices(space):
-        given = {"--resolution": resolution, "--num-classes": num_classes, "--verify": verify, "--time": timed}
+        given = {"--verify": verify, "--time": timed}
         wrong = [option for option, value in given.items() if value]
         if wrong:
             raise UsageError(f"{', '.join(wrong)}: {name} is a space with open choices; give an architecture.")
-        _space(space, name)
+        _space(catalog.adapted(space, resolution=resolution, num_classes=num_classes), name)
         return
     spec = catalog.load_arch(name, resolution=resolution, num_classes=num_classes)
     _architecture(spec)
     if verify:
         _verify(spec)
     if timed:
-        _time(spec, batch_size, device)
+        for number, (found,) in enumerate(_times([spec], batch_size, device), 1):
+            click.echo(
+                f"step_time_ms {found.value:.2f} (MAD {found.spread:.2f}, n {found.n}, batch {batch_size}, "
+                f"{spec.resolved().resolution} pixels, process {number})"
+            )
+
+
+def compare(
+    given: Sequence[str],
+    *,
+    resolution: int | None,
+    num_classes: int | None,
+    verify: bool,
+    timed: bool,
+    batch_size: int,
+    device: str,
+) -> None:
+    """Print architectures side by side, each relative to the first."""
+    from nas.cost import count
+    from nas.models import state_bytes
+
+    specs = [catalog.load_arch(_winner(name), resolution=resolution, num_classes=num_classes) for name in given]
+    counts = [count(spec) for spec in specs]
+    sizes = [state_bytes(spec) / 1e6 for spec in specs]
+    columns: list[tuple[str, list[str]]] = [
+        ("", [spec.name for spec in specs]),
+        ("pixels", [str(spec.resolved().resolution) for spec in specs]),
+        ("layers", [str(sum(stage.num_layers for stage in spec.resolved().stages)) for spec in specs]),
+        ("params", [f"{c.params:,}" for c in counts]),
+        ("", _relative([c.params for c in counts])),
+        ("MACs", [f"{c.macs:,}" for c in counts]),
+        ("", _relative([c.macs for c in counts])),
+        ("size MB", [f"{size:.1f}" for size in sizes]),
+    ]
+    for number, times in enumerate(_times(specs, batch_size, device) if timed else (), 1):
+        columns.append((f"step_time_ms {number}", [f"{t.value:.2f} ± {t.spread:.2f} (n {t.n})" for t in times]))
+        columns.append(("", _relative([t.value for t in times])))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head, _ in columns:
+        table.add_column(head, justify="left" if head == "" else "right", no_wrap=True)
+    for cells in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*cells)
+    _console().print(table)
+    note = "× is relative to the first; size: float32 weights and norm statistics, in 10^6 bytes"
+    if timed:
+        note += f"; step_time_ms: median ± MAD of a training step of {batch_size} images, in two processes, networks in turn"
+    click.echo(note)
+    for spec in specs if verify else ():
+        click.echo(f"{spec.name}: ", nl=False)
+        _verify(spec)
+
+
+def _winner(name: str) -> str:
+    """Return the winner's file of a run, or the name as it is."""
+    winner = Path(name) / "winner.yaml"
+    return str(winner) if winner.is_file() else name
+
+
+def _relative(values: Sequence[float]) -> list[str]:
+    return ["", *(f"{value / values[0]:.2f}×" for value in values[1:])]
 
 
 def _console() -> Console:
@@ -97,6 +182,7 @@ def _space(space: SearchSpace, given: str) -> None:
     console.print(
         f"of {n} random ones   {report.forbidden / n:.1%} forbidden, {report.infeasible / n:.1%} beyond a limit"
     )
+    console.print(f"counted with         {space.num_classes} classes", highlight=False)
     for label, values in (("params", report.params), ("MACs", report.macs)):
         console.print(f"{label:20s} {' / '.join(format_count(value) for value in values)}  (least / median / most)")
     for line in report.useless:
@@ -118,7 +204,7 @@ def _domain(domain: Any) -> str:
 
 def _architecture(spec: ArchSpec) -> None:
     from nas.cost import count, table
-    from nas.models import timm_definition
+    from nas.models import state_bytes, timm_definition
 
     console = _console()
     resolved = spec.resolved()
@@ -147,6 +233,7 @@ def _architecture(spec: ArchSpec) -> None:
     total = count(spec)
     grid.add_row("total", "", f"{total.params:,}", f"{total.macs:,}", "", style="bold")
     console.print(grid)
+    console.print(f"size {state_bytes(spec) / 1e6:.1f} MB (float32 weights and norm statistics)")
 
 
 def _verify(spec: ArchSpec) -> None:
@@ -163,14 +250,10 @@ def _verify(spec: ArchSpec) -> None:
         raise UsageError("--verify: the formulas and the built network disagree; please report this architecture.")
 
 
-def _time(spec: ArchSpec, batch_size: int, device: str) -> None:
+def _times(specs: Sequence[ArchSpec], batch_size: int, device: str) -> list[tuple[Measurement, ...]]:
     from nas.devices import describe_device, pick_device
     from nas.evaluate import time_in_two_processes
 
     where = pick_device(device)
     click.echo(f"timing on {describe_device(where)['name']} in two processes, one after the other ...", err=True)
-    for number, (found, resolution) in enumerate(time_in_two_processes(spec, batch_size, str(where)), 1):
-        click.echo(
-            f"step_time_ms {found.value:.2f} (MAD {found.spread:.2f}, n {found.n}, batch {batch_size}, "
-            f"{resolution} pixels, process {number})"
-        )
+    return time_in_two_processes(specs, batch_size, str(where))

@@ -2,7 +2,7 @@
 
 Two protocols. In a search, samples are taken until the median is known well enough for the score, under a cap of
 seconds. For published figures, blocks of the network and of a reference alternate, after a warm-up that ends when
-the block medians agree. The caller holds the device's lane alone (`nas.lane`).
+the block medians agree. The caller holds the device's lane alone (`nas.lane`). `latency_ms` is sampled by the same code.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,13 +49,33 @@ FULL = Protocol(
 )
 
 
+Block = Callable[[Step, int, torch.device], list[float]]
+"""Takes a step so many times in a row and returns the block's samples: milliseconds per step."""
+
+
 def step_times(steps: Sequence[Step], device: torch.device, protocol: Protocol) -> tuple[Measurement, ...]:
     """Time several training steps side by side, in alternating blocks, and return a measurement for each.
 
-    Alternating makes the *ratio* of two networks hold on a machine whose speed drifts: both see the same drift.
+    Args:
+        steps: One callable for each network.
+    """
+
+    def block(step: Step, count: int, device: torch.device) -> list[float]:
+        return [elapsed(step, count, device)]
+
+    return tuple(measurement(times, taken, device) for times, taken in samples(steps, device, protocol, block))
+
+
+def samples(
+    steps: Sequence[Step], device: torch.device, protocol: Protocol, block: Block
+) -> list[tuple[list[float], int]]:
+    """Sample several steps side by side; return for each its samples (ms) and how many steps they hold.
+
+    Blocks alternate, which makes the *ratio* of two networks hold on a machine whose speed drifts: both see the same drift.
 
     Args:
         steps: One callable for each network.
+        block: How a block is taken.
     """
     for step in steps:
         for _ in range(protocol.warmup_steps):
@@ -63,18 +83,21 @@ def step_times(steps: Sequence[Step], device: torch.device, protocol: Protocol) 
     repeats = [_repeats(step, device, protocol.block_s) for step in steps]
     if protocol.settle:
         _settle(steps[0], repeats[0], device, protocol)
-    samples: list[list[float]] = [[] for _ in steps]
+    found: list[list[float]] = [[] for _ in steps]
+    medians: list[list[float]] = [[] for _ in steps]
     start = time.perf_counter()
-    while len(samples[0]) < protocol.max_blocks:
-        for step, count, times in zip(steps, repeats, samples, strict=True):
-            times.append(_block(step, count, device))
-        taken = len(samples[0])
-        if time.perf_counter() - start > protocol.cap_s and taken >= protocol.at_cap:
+    while len(medians[0]) < protocol.max_blocks:
+        for index, (step, count) in enumerate(zip(steps, repeats, strict=True)):
+            times = block(step, count, device)
+            found[index] += times
+            medians[index].append(statistics.median(times))
+        blocks = len(medians[0])
+        if time.perf_counter() - start > protocol.cap_s and blocks >= protocol.at_cap:
             break
         # What is used is a ratio of two medians, so the errors of all of them count.
-        if taken >= protocol.min_blocks and math.hypot(*map(_relative_error, samples)) < protocol.target:
+        if blocks >= protocol.min_blocks and math.hypot(*map(_relative_error, medians)) < protocol.target:
             break
-    return tuple(_measurement(times, count, device) for times, count in zip(samples, repeats, strict=True))
+    return [(times, len(medians[0]) * count) for times, count in zip(found, repeats, strict=True)]
 
 
 def step_time(step: Step, device: torch.device) -> Measurement:
@@ -93,8 +116,8 @@ def search_target(accuracy: float, accuracy_error: float, w: float) -> float:
     return min(0.1, 0.25 * accuracy_error / max(accuracy, 1e-9) / abs(w))
 
 
-def _block(step: Step, count: int, device: torch.device) -> float:
-    """Return milliseconds per step over one block."""
+def elapsed(step: Step, count: int, device: torch.device) -> float:
+    """Take so many steps, wait for the last, and return milliseconds per step."""
     if device.type == "cuda":
         first, last = _event(), _event()
         first.record()
@@ -116,7 +139,7 @@ def _event() -> torch.cuda.Event:
 def _repeats(step: Step, device: torch.device, block_s: float) -> int:
     if not block_s:
         return 1
-    once = _block(step, 1, device)
+    once = elapsed(step, 1, device)
     return max(1, math.ceil(block_s * 1e3 / once)) if once > 0 else 1
 
 
@@ -124,7 +147,7 @@ def _settle(step: Step, count: int, device: torch.device, protocol: Protocol) ->
     recent: list[float] = []
     start = time.perf_counter()
     while time.perf_counter() - start < protocol.cap_s:
-        recent = [*recent[-2:], _block(step, count, device)]
+        recent = [*recent[-2:], elapsed(step, count, device)]
         if len(recent) == 3 and max(recent) <= min(recent) * (1 + protocol.settle):
             return
 
@@ -142,8 +165,9 @@ def _mad(times: Sequence[float]) -> float:
     return statistics.median(abs(value - median) for value in times)
 
 
-def _measurement(times: Sequence[float], count: int, device: torch.device) -> Measurement:
-    return Measurement(statistics.median(times), "ms", _mad(times), len(times) * count, str(device))
+def measurement(times: Sequence[float], n: int, device: torch.device) -> Measurement:
+    """Return median and spread of samples (ms) that hold `n` steps."""
+    return Measurement(statistics.median(times), "ms", _mad(times), n, str(device))
 
 
 COSTS.register("step_time_ms", Cost("ms", of_step=step_time))

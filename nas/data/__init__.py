@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from nas.data._types import SOURCES, Dataset, Mask, RawDataset, RawImage, Source, Split, one_line
+from nas.data._types import SOURCES, Dataset, Mask, RawDataset, RawImage, Source, Split, one_line, path_of
 from nas.data.pack import pack_images
 from nas.data.split import stratified
-from nas.errors import DataError, UsageError
+from nas.errors import DataError, UsageError, nearest
 from nas.registry import import_folder
 
-__all__ = ["BUILTIN", "SOURCES", "Dataset", "RawDataset", "RawImage", "Source", "Split", "load"]
+__all__ = ["BUILTIN", "SOURCES", "Dataset", "RawDataset", "RawImage", "Source", "Split", "is_found", "load", "located"]
 
 BUILTIN = "fashion-mnist-subset"
 
@@ -74,13 +75,33 @@ def load(
         raise
 
 
+def located(source: str) -> str:
+    """Return a source that means the same from every working directory: a path is made absolute, a name is kept."""
+    named = any(source in SOURCES[name].names for name in SOURCES)
+    return source if named or not os.path.exists(path_of(source)) else os.path.abspath(path_of(source))
+
+
+def is_found(source: str) -> bool:
+    """Return whether some source understands a value, whatever may be wrong with its images."""
+    return any(SOURCES[name].matches(source) for name in SOURCES)
+
+
 def _source_of(value: str) -> Source:
     for name in SOURCES:
         if SOURCES[name].matches(value):
             return SOURCES[name]
     found = "not something that holds images" if os.path.exists(value) else "no such file or folder"
     understood = "; ".join(SOURCES[name].understands for name in SOURCES)
-    raise DataError(f"{value}: {found}; understood are: {understood}. Check the path.")
+    names = [*(name for each in SOURCES for name in SOURCES[each].names), *_beside(path_of(value))]
+    raise DataError(f"{value}: {found}; understood are: {understood}. Check the path.{nearest(value, names)}")
+
+
+def _beside(path: Path) -> list[str]:
+    """Return what lies in the folder of a path, written as the path is."""
+    try:
+        return [str(path.parent / name) for name in sorted(os.listdir(path.parent)) if name != path.name]
+    except OSError:
+        return []
 
 
 def _split(raw: RawDataset, where: str, seed: int) -> tuple[Mask, str]:

@@ -120,12 +120,14 @@ class Source:
         understands: What it reads, as a phrase for error messages.
         matches: Whether a `--data` value is one of its own. At most one source matches a value. Never raises.
         read: Reads labels and file names of a value that matched. Raises `DataError`.
+        names: Values that are names, also where a file or folder of that name lies in the current directory.
     """
 
     name: str
     understands: str
     matches: Callable[[str], bool]
     read: Callable[[str], RawDataset]
+    names: tuple[str, ...] = ()
 
 
 SOURCES: Registry[Source] = Registry("data source")

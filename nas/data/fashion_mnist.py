@@ -114,5 +114,6 @@ SOURCES.register(
         understands=f"{NAME!r} (built in)",
         matches=lambda value: value == NAME,
         read=_read,
+        names=(NAME,),
     ),
 )

@@ -142,5 +142,6 @@ SOURCES.register(
         understands=f"a folder of IDX files (MNIST family), or {FASHION_MNIST!r} (a Debian package)",
         matches=_matches,
         read=_read,
+        names=(FASHION_MNIST,),
     ),
 )

@@ -23,6 +23,8 @@ def examine(
     *,
     space: str = "v2",
     data: str | None = None,
+    skip_broken: bool = False,
+    recipe: str | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -31,7 +33,7 @@ def examine(
     """Yield findings as they are made, area by area. Nothing is raised: a look that fails is a finding.
 
     Args:
-        space: The space that is to be searched. device: As of `nas search`.
+        space: The space that is to be searched. skip_broken, recipe, device: As of `nas search`.
         data: Images to look at and to time on; None leaves both out.
         batch_size: Of the timing; the recipe's unless given.
         progress: Called with (images decoded, all images) while images are packed.
@@ -51,11 +53,11 @@ def examine(
     yield from isolated("folders", "results", folders.results)
     yield from isolated("folders", "cache", folders.cache)
     held = _Held()
-    yield from isolated("space", "space", lambda: _space(space, batch_size, held), "problem")
+    yield from isolated("space", "space", lambda: _space(space, recipe, batch_size, held), "problem")
     if data is None:
         return
     say("reading images")
-    yield from isolated("data", "data", lambda: _data(data, held, progress), "problem")
+    yield from isolated("data", "data", lambda: _data(data, skip_broken, held, progress), "problem")
     say("timing the input and the training step")
     yield from isolated("speed", "speed", lambda: _speed(held, device, say), "problem")
 
@@ -69,7 +71,7 @@ class _Held:
     data: Dataset | None = None
 
 
-def _space(name: str, batch_size: int | None, held: _Held) -> Iterable[Check]:
+def _space(name: str, wanted: str | None, batch_size: int | None, held: _Held) -> Iterable[Check]:
     from nas import catalog
     from nas.errors import UsageError
     from nas.space import choices
@@ -78,7 +80,7 @@ def _space(name: str, batch_size: int | None, held: _Held) -> Iterable[Check]:
     space = catalog.load_space(name)
     if not choices(space):
         raise UsageError(f"--space: {name} is an architecture without open choices; name a space (see nas show).")
-    recipe = load_recipe(space.recipe)
+    recipe = load_recipe(wanted or space.recipe)
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     baseline = catalog.baseline(space, num_classes=space.num_classes, in_channels=space.in_channels)
@@ -94,12 +96,12 @@ def _largest(space: SearchSpace) -> int:
     return max(int(float(mult) * space.max_resolution) for mult in space.resolution_mult.values)
 
 
-def _data(source: str, held: _Held, progress: Callable[[int, int], None] | None) -> Iterable[Check]:
+def _data(source: str, skip_broken: bool, held: _Held, progress: Callable[[int, int], None] | None) -> Iterable[Check]:
     from nas.data import load
 
     if held.space is None or held.recipe is None:
         return []  # said of the space already
-    held.data = load(source, resolution=_largest(held.space), seed=0, progress=progress)
+    held.data = load(source, resolution=_largest(held.space), seed=0, progress=progress, skip_broken=skip_broken)
     return images.described(held.data, held.recipe)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas.doctor._check import Check, Level
+from nas.objective import few_images
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from nas.train.schedule import Phase
 
 FEW_PER_CLASS = 20
-FEW_VAL = 500
 LONG_SEARCH_S = 24 * 3600.0
 MUCH_INPUT = 0.25
 """Share of a training step from which its input is worth a warning."""
@@ -62,13 +62,7 @@ def _splits(data: Dataset, recipe: Recipe) -> Check:
     train, val = len(data.train), len(data.val)
     used = {"train": min(train, recipe.train_images), "val": min(val, recipe.val_images)}
     found = f"{train} training and {val} validation images; recipe {recipe.name} uses {used['train']} and {used['val']} of them"
-    advice = []
-    if used["val"] < FEW_VAL:
-        error = (0.8 * 0.2 / used["val"]) ** 0.5
-        advice.append(
-            f"With {used['val']} validation images an accuracy near 0.8 is known to ± {error:.3f} only: networks that differ "
-            "by less cannot be told apart. Add validation images."
-        )
+    advice = few_images(used["val"], val)
     if used["train"] < recipe.batch_size:
         advice.append(f"Fewer training images than a batch of {recipe.batch_size}: give a recipe with a smaller one.")
     return Check("data", "splits", "warning" if advice else "ok", found, " ".join(advice), {**used})
@@ -128,28 +122,14 @@ def _batch(data: DeviceData, recipe: Recipe, phase: Phase) -> Callable[[], objec
     """Return the making of one batch, as the training loop does it."""
     import torch
 
-    from nas.data.augment import Augment, mix, train_batch
+    from nas.train.loop import make_batch
 
     generator = torch.Generator(device=data.device).manual_seed(0)
-    augment = Augment(
-        flip=recipe.flip, crop_padding=recipe.crop_padding, scale=recipe.crop_scale, magnitude=phase.magnitude
-    )
     shape = (recipe.batch_size,)
 
     def make() -> object:
         index = torch.randint(len(data.train_labels), shape, generator=generator, device=data.device)
-        images = train_batch(
-            data.train_images[index],
-            resolution=phase.resolution,
-            mean=data.mean,
-            std=data.std,
-            augment=augment,
-            generator=generator,
-        )
-        targets = data.train_labels[index]
-        if phase.mixup == 0:
-            return images, targets
-        return mix(images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator)
+        return make_batch(data, index, recipe, phase, generator)
 
     return make
 

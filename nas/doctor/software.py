@@ -13,6 +13,7 @@ from nas.doctor._check import Check
 
 EXTRAS = {
     "dashboard": "watching a run in the browser (nas dashboard)",
+    "onnx": "latency under onnxruntime (nas latency)",
     "gp": "the sampler of Gaussian processes (nas search --sampler gp)",
 }
 """The optional extras that add something for a user, and what."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from nas.cost.step_time import Protocol as TimingProtocol
@@ -17,12 +17,14 @@ class Job:
 
     Args:
         protocol: How phase 0 times; None is the search's way.
+        name: What people know the training as, for messages.
     """
 
     spec: ArchSpec
     phase: int
     seed: int
     protocol: TimingProtocol | None = None
+    name: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:

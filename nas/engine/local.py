@@ -193,7 +193,7 @@ class LocalEngine:
         if self._deaths[place] < DEATHS:
             self._queue.insert(0, lost)
             self._say(
-                f"The worker on {member.device} {how} in phase {lost.phase} of {lost.key}; that phase runs again."
+                f"The worker on {member.device} {how} in phase {lost.phase} of {lost.name or lost.key}; that phase runs again."
             )
             return
         reason = f"{DEATHS} workers died in phase {lost.phase}; the last one {how}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -15,17 +14,18 @@ import torch
 import yaml
 
 from nas import catalog
-from nas.data import Dataset
+from nas.data import Dataset, is_found
 from nas.data import load as load_data
 from nas.engine import checkpoints
 from nas.errors import ExportError, RunError, UsageError
 from nas.export._base import Images, Subject
-from nas.export._weights import load_weights
 from nas.models import Network, build
 from nas.report import RunView, load_run
+from nas.report.read import read_finalists
 from nas.spec import ArchSpec
 from nas.train.loop import DeviceData, to_device
 from nas.train.recipes import RECIPES, from_document
+from nas.weights import load_weights
 
 Progress = Callable[[int, int], None]
 
@@ -77,9 +77,14 @@ def of_run(folder: Path, *, trial: str | None, data: str | None, progress: Progr
     network = build(spec, seed=0)
     _, state = checkpoints.load(folder / checkpoints.FOLDER, key)
     network.load_state_dict((state or {})["network"], strict=True)
+    config = manifest["config"]
+    if data is None and not is_found(config["data"]):
+        raise RunError(
+            f"{folder}: its images are not at {config['data']}, where they were, and the export is compared on them. Put them "
+            "back, or say where they are now with --data."
+        )
     space = catalog.load_space(view.run.path("space.yaml"))
     recipe = from_document(dict(manifest["recipe"]), where=str(view.run.path("manifest.json")))
-    config = manifest["config"]
     images = load_data(
         data or config["data"],
         resolution=space.largest_input,
@@ -118,7 +123,7 @@ def of_arch(
         data: Images it is meant for: they give class names, normalisation and an accuracy to compare.
 
     Raises:
-        UsageError: no weights were named. ExportError: weights or images of another network.
+        UsageError: no weights were named. WeightsError, ExportError: weights or images of another network.
     """
     if weights is None and not random_weights:
         raise UsageError(
@@ -176,7 +181,7 @@ def _finalist(view: RunView, trial: str | None) -> Mapping[str, Any]:
 
 def _trainings(view: RunView, arch_hash: str) -> dict[int, Mapping[str, Any]]:
     """Return the fresh trainings of a network by seed, in their order."""
-    stored = json.loads(view.run.path("finalists.json").read_text(encoding="utf-8"))["trainings"]
+    stored = read_finalists(view.run)["trainings"]
     seeds = sorted(int(name.rpartition("-")[2]) for name in stored if name.startswith(f"{arch_hash}-"))
     return {seed: stored[f"{arch_hash}-{seed}"] for seed in seeds}
 

@@ -51,11 +51,9 @@ def reload(folder: str, name: str) -> Predict:
 
 USAGE = """\
 import nas
-from nas.catalog import load_arch
-from safetensors.torch import load_file
 
-network = nas.build(load_arch("architecture.yaml")).eval()
-network.load_state_dict(load_file("{name}.safetensors"))
+network = nas.build(nas.load_arch("architecture.yaml")).eval()
+nas.load_weights(network, "{name}.safetensors")  # or safetensors.torch.load_file, for a network of your own
 """
 
 EXPORTERS.register(

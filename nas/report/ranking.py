@@ -18,6 +18,7 @@ OPTIONS = {
     "num_params": "--max-params",
     "macs": "--max-macs",
     "step_time_ms": "--max-step-time",
+    "latency_ms": "--max-latency",
     "peak_memory_mib": "--max-memory",
 }
 """The option that bounds a cost, for messages."""
@@ -131,16 +132,22 @@ def _ranks(view: RunView, reward: Reward) -> dict[str, int]:
 
 def _least(rows: pd.DataFrame, cost: str) -> str:
     least = float(rows[cost].min())
-    unit = {"step_time_ms": "ms", "peak_memory_mib": "MiB"}.get(cost)
+    unit = {"step_time_ms": "ms", "latency_ms": "ms", "peak_memory_mib": "MiB"}.get(cost)
     return format_count(least) if unit is None else f"{least:.2f} {unit}"
 
 
 def _within(view: RunView, rows: pd.DataFrame, limits: Sequence[Limit]) -> list[bool]:
     for limit in limits:
-        absent = int(rows[limit.cost].isna().sum())
+        # The tables of the first runs have no column for what was not measured then.
+        absent = int(rows[limit.cost].isna().sum()) if limit.cost in rows else len(rows)
         if absent:
             device = view.run.manifest["device"]["type"]
-            why = f"a run on {device}; it is measured on CUDA devices only" if device != "cuda" else "see trials.csv"
+            if limit.cost == "latency_ms":
+                why = "it is measured in searches with a limit on it only"
+            else:
+                why = (
+                    f"a run on {device}; it is measured on CUDA devices only" if device != "cuda" else "see trials.csv"
+                )
             raise UsageError(
                 f"{OPTIONS[limit.cost]}: {absent} of {len(rows)} trained networks have no {limit.cost} ({why}). "
                 "Leave the option out."

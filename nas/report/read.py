@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,8 +14,15 @@ import pandas as pd
 from nas import catalog
 from nas.errors import RunError
 from nas.objective import Candidate, Reward
-from nas.runs import Run, open_run
+from nas.runs import Run, open_search, read_json
 from nas.spec import ArchSpec
+
+FINALISTS = "finalists.json"
+_RECORD = {"arch_hash", "arch", "reward", "num_params", "macs"}
+_TEXTS = ("kind", "arch_hash", "arch")
+_TIMES = ("step_time_ms", "step_time_mad_ms", "ref_step_time_ms")
+_FINALIST = {"record", "accuracies", "accuracy", "accuracy_error", "reward", "optimism", *_TIMES}
+_NUMBERS = ("number", "reward", "val_accuracy", "val_error", *_TIMES, "num_params", "macs")
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class RunView:
         run: The folder and its manifest.
         trials: A row for each trial that ended, with the columns of `nas.search.record.TrialRecord`.
         finalists: The best networks measured again, the winner first; empty while the search goes on.
+        trainings: The fresh trainings and timings of finalists, by network and seed.
         warnings: What to know before trusting the winner.
     """
 
@@ -32,6 +41,7 @@ class RunView:
     trials: pd.DataFrame
     finalists: tuple[Mapping[str, Any], ...]
     warnings: tuple[str, ...]
+    trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def winner(self) -> ArchSpec:
@@ -66,16 +76,66 @@ def load_run(folder: str | os.PathLike[str]) -> RunView:
     """Read a run.
 
     Raises:
-        RunError: no run there, or no trial has ended in it.
+        RunError: no run there, no trial has ended in it, or a file of it is damaged.
     """
-    run = open_run(folder)
-    trials, finalists, warnings = (run.path(name) for name in ("trials.csv", "finalists.json", "warnings.json"))
+    run = open_search(folder)
+    trials, warnings = (run.path(name) for name in ("trials.csv", "warnings.json"))
     if not trials.is_file():
-        raise RunError(f"{run.folder}: no trial has ended in it yet. Continue it: nas search --resume {run.folder}")
-    last = json.loads(finalists.read_text(encoding="utf-8")) if finalists.is_file() else {}
+        raise RunError(f"{run.folder}: no trial has ended in it yet. Continue it: {_continue(run)}")
+    last = read_finalists(run)
+    again = f"Have it written again: {_continue(run)}"
     return RunView(
         run=run,
-        trials=pd.read_csv(trials, dtype={"arch_hash": str, "reason": str, "phase_accuracy": str}),
+        trials=_read_trials(trials, again),
         finalists=tuple(last.get("finalists", ())),
-        warnings=tuple(json.loads(warnings.read_text(encoding="utf-8"))) if warnings.is_file() else (),
+        trainings=last["trainings"],
+        warnings=tuple(map(str, read_json(warnings, list, again))) if warnings.is_file() else (),
     )
+
+
+def read_finalists(run: Run) -> dict[str, Any]:
+    """Read what was measured again of a run: `trainings` by network and seed, and `finalists` once all are there.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = run.path(FINALISTS)
+    if not path.is_file():
+        return {"trainings": {}}
+    remedy = f"Delete it, and have the finalists measured again: {_continue(run)}"
+    found = read_json(path, dict, remedy)
+    trainings, finalists = found.get("trainings"), found.get("finalists", [])
+    whole = (
+        isinstance(trainings, dict)
+        and all(isinstance(item, dict) and "outcome" in item for item in trainings.values())
+        and isinstance(finalists, list)
+        and all(isinstance(item, dict) and set(item) >= _FINALIST for item in finalists)
+        and all(isinstance(item["record"], dict) and set(item["record"]) >= _RECORD for item in finalists)
+    )
+    if not whole:
+        raise RunError(f"{path}: is not what a search writes (trainings and finalists with their values). {remedy}")
+    return found
+
+
+def _read_trials(path: Path, remedy: str) -> pd.DataFrame:
+    try:
+        trials = pd.read_csv(path, dtype={"arch_hash": str, "reason": str, "phase_accuracy": str})
+    except (OSError, ValueError) as error:  # pandas' own errors are values that are wrong
+        raise RunError(f"{path}: cannot be read as a table ({error}). {remedy}") from None
+    absent = [name for name in (*_TEXTS, *_NUMBERS, "seconds") if name not in trials]
+    if absent:
+        raise RunError(f"{path}: has no column {absent[0]}. {remedy}")
+    trained = trials[trials["kind"] == "trained"]
+    for name in _NUMBERS:
+        values = pd.to_numeric(trained[name], errors="coerce")
+        if values.isna().any():
+            row = int(values.isna().to_numpy().argmax())
+            raise RunError(
+                f"{path}: {name}: found {trained[name].iloc[row]} in the row of trial {trained['number'].iloc[row]}, which was "
+                f"trained; a number is expected. {remedy}"
+            )
+    return trials
+
+
+def _continue(run: Run) -> str:
+    return f"nas search --resume {shlex.quote(str(run.folder))}"

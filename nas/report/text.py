@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import pandas as pd
 
 from nas.objective import pareto
 from nas.report.plot import write_plot
@@ -50,9 +53,10 @@ def _winner(view: RunView) -> list[str]:
         f"`{record['arch_hash']}` `{record['arch']}`",
         "",
         f"- accuracy {first['accuracy']:.4f} ± {first['accuracy_error']:.4f} "
-        f"over {len(first['accuracies'])} fresh seeds",
+        f"over {len(first['accuracies'])} fresh seed{'s' * (len(first['accuracies']) != 1)}",
         f"- step time {fmean(first['step_time_ms']):.2f} ms (MAD {max(first['step_time_mad_ms']):.2f}), "
         f"{_ratio(first):.2f} x the baseline's in the same minutes",
+        *_latency(view, first),
         f"- {format_count(record['num_params'])} parameters, {format_count(record['macs'])} MACs",
         f"- reward {first['reward']:.4f} with fresh seeds; in the search {record['reward']:.4f}",
         f"- the search was optimistic by {fmean(item['optimism'] for item in _sound(view)):+.4f} on average over its finalists "
@@ -103,7 +107,17 @@ def _ratio(finalist: Mapping[str, Any]) -> float:
     return float(sum(finalist["step_time_ms"]) / sum(finalist["ref_step_time_ms"]))
 
 
+def _latency(view: RunView, finalist: Mapping[str, Any]) -> list[str]:
+    if not finalist.get("latency_ms"):  # no limit asked for it
+        return []
+    batch = view.run.manifest["config"]["latency_batch_size"]
+    median, spread = fmean(finalist["latency_ms"]), max(finalist["latency_mad_ms"])
+    return [f"- latency {median:.3g} ms (MAD {spread:.2g}), eager inference at batch {batch}"]
+
+
 def _best(view: RunView) -> list[str]:
+    best = view.trained().head(10)
+    timed = "latency_ms" in best and bool(best["latency_ms"].notna().any())
     rows = [
         [
             str(row["number"]),
@@ -112,14 +126,20 @@ def _best(view: RunView) -> list[str]:
             f"{row['val_accuracy']:.4f} ± {row['val_error']:.4f}",
             f"{row['step_time_ms']:.2f} ± {row['step_time_mad_ms']:.2f}",
             f"{row['step_time_ms'] / row['ref_step_time_ms']:.2f}",
+            *([_pair(row["latency_ms"], row["latency_mad_ms"])] if timed else []),
             format_count(row["num_params"]),
             format_count(row["macs"]),
             f"`{row['arch']}`",
         ]
-        for _, row in view.trained().head(10).iterrows()
+        for _, row in best.iterrows()
     ]
-    heads = ["trial", "network", "reward", "accuracy", "step time, ms", "/ baseline", "params", "MACs", "stages"]
+    heads = ["trial", "network", "reward", "accuracy", "step time, ms", "/ baseline"]
+    heads += [*(["latency, ms"] if timed else []), "params", "MACs", "stages"]
     return ["## Best trials", "", *_table(heads, rows), ""]
+
+
+def _pair(value: float, spread: float) -> str:
+    return "-" if isnan(value) else f"{value:.3g} ± {spread:.2g}"
 
 
 def _front(view: RunView) -> list[str]:
@@ -137,19 +157,37 @@ def _front(view: RunView) -> list[str]:
 
 
 def _spent(view: RunView) -> list[str]:
-    rows = [
-        [str(kind), str(len(group)), f"{group['seconds'].sum() / 60:.1f}"]
-        for kind, group in view.trials.groupby("kind", sort=True)
-    ]
-    total = view.trials["seconds"].sum() / 60
+    trials = view.trials
+    taken = trials["origin"].notna() if "origin" in trials else pd.Series(False, index=trials.index)
+    own = trials[~taken]
+    rows = [_spent_row(str(kind), group["seconds"], _timing(group)) for kind, group in own.groupby("kind", sort=True)]
+    rows.append(_spent_row("all", own["seconds"], _timing(own)))
+    again = [item for item in view.trainings.values() if "seconds" in item]  # the first runs did not keep them
+    if again:
+        parts = (pd.Series([item[name] for item in again]) for name in ("seconds", "timing_seconds"))
+        rows.append(_spent_row("finalists, timed and trained again", *parts))
+    beside = f" {taken.sum()} were taken over from another run and cost neither." if taken.any() else ""
     return [
         "## Where the budget went",
         "",
-        *_table(["trials that were", "number", "minutes"], [*rows, ["all", str(len(view.trials)), f"{total:.1f}"]]),
+        *_table(["trials that were", "number", "minutes", "of these timing"], rows),
         "",
-        "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not.",
+        "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not." + beside,
         "",
     ]
+
+
+def _spent_row(what: str, seconds: pd.Series, timing: pd.Series | None) -> list[str]:
+    known = "" if timing is None else f"{timing.sum() / 60:.1f}"
+    return [what, str(len(seconds)), f"{seconds.sum() / 60:.1f}", known]
+
+
+def _timing(trials: pd.DataFrame) -> pd.Series | None:
+    """Return the seconds of phase 0, which counts and times; None of the first runs, which did not keep them."""
+    if "phase_seconds" not in trials:
+        return None
+    measured = trials[trials["kind"] != "duplicate"]  # which repeats what the first one took
+    return pd.Series([float(str(phases).split()[0]) for phases in measured["phase_seconds"]], dtype=float)
 
 
 def _conditions(manifest: Mapping[str, Any]) -> list[str]:
@@ -164,12 +202,13 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
         f"- data {data['name']} (`{data['fingerprint']}`): {data['used_train_images']} of {data['train_images']} "
         f"training and {data['used_val_images']} of {data['val_images']} validation images, {data['classes']} classes",
         *[f"- {note}" for note in data["notes"]],
-        f"- recipe {recipe['name']}: {recipe['epochs']:g} epochs in {recipe['progressive']['phases']} phases from "
+        f"- recipe {recipe['name']}: {recipe['epochs']:g} epoch{'s' * (recipe['epochs'] != 1)} in "
+        f"{recipe['progressive']['phases']} phase{'s' * (recipe['progressive']['phases'] != 1)} from "
         f"{sizes[0]:.0%} to {sizes[1]:.0%} of the network's resolution, batch {recipe['batch_size']}",
         f"- sampler {manifest['sampler']}, pruner {manifest['pruner']}, seed {manifest['seed']}",
         f"- device {device['name']} ({', '.join(f'{k} {v}' for k, v in device.items() if k not in ('name', 'type'))})",
         f"- versions {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}; "
-        f"git {manifest['git']}",
+        f"git {manifest.get('git')}",
     ]
     return ["## Conditions", "", *lines, ""]
 

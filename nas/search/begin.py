@@ -17,6 +17,7 @@ from nas.objective import Reward, score_of, slacks
 from nas.search.record import TrialRecord
 from nas.search.study import distributions, records, values
 from nas.space import Limit, SearchSpace, choices, decode, encode, stored_choose
+from nas.space.units import COST_UNITS
 from nas.spec import ArchSpec, Value
 
 
@@ -39,7 +40,7 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
     Raises:
         RunError: no run there, or it was made under other conditions.
     """
-    other = runs.open_run(folder)
+    other = runs.open_search(folder)
     runs.check_same(other, facts, runs.SAME_RESULTS, "used for a warm start")
     database = other.path("study.db")
     if not database.is_file():
@@ -57,6 +58,9 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
             f"{database}: cannot be read as a study ({str(error).splitlines()[0]}). If that run was killed, continue it first: "
             f"nas search --resume {folder}"
         ) from error
+    batches = [content["config"].get("latency_batch_size", 1) for content in (other.manifest, facts)]
+    if batches[0] != batches[1]:  # those latencies are of another batch, and cannot be held against this run's limit
+        found = [replace(record, latency_ms=None, latency_mad_ms=None, latency_n=None) for record in found]
     return Source(
         folder,
         catalog.load_space(other.path("space.yaml")),
@@ -68,21 +72,29 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
 def warm_start(study: optuna.Study, source: Source, space: SearchSpace, reward: Reward, limits: Sequence[Limit]) -> str:
     """Take the trained networks of another run over into a study, once, and return a sentence about it.
 
-    They answer duplicates and teach the sampler, and cost no budget. Networks that this space does not hold, or that break a
-    limit of this run, are left behind. Scores are computed anew from the raw values, with this run's exponents.
+    They answer duplicates and teach the sampler, and cost no budget. Networks that this space does not hold, that break a
+    limit of this run, or of which a limited cost was not measured, are left behind. Scores are computed anew from the raw
+    values, with this run's exponents.
     """
     known = {record.origin for record in records(study)}
-    taken = 0
+    taken = unmeasured = 0
+    costs: set[str] = set()
     for record in source.records:
         origin = record.origin or f"{source.folder} trial {record.number}"
-        params = _translated(record, source, space)
-        if params is None or any(slack > 0 for slack in slacks(_costs(record), limits).values()):
+        params, known_costs = _translated(record, source, space), _costs(record)
+        if params is None or any(slack > 0 for slack in slacks(known_costs, limits).values()):
+            continue
+        if absent := {limit.cost for limit in limits} - set(known_costs):
+            unmeasured += 1
+            costs |= absent
             continue
         taken += 1
         if origin not in known:  # a run that was killed here goes on where it stood
             study.add_trial(_trial(replace(record, origin=origin), params, space, reward))
-    left = len(source.records) - taken
+    left = len(source.records) - taken - unmeasured
     beyond = f"; {left} lie outside this space or its limits" if left else ""
+    if unmeasured:
+        beyond += f"; of {unmeasured} it did not measure what is limited here ({', '.join(sorted(costs))})"
     return f"{taken} of {len(source.records)} trained networks of {source.folder} are taken over{beyond}. They cost no budget."
 
 
@@ -107,7 +119,7 @@ def _params(space: SearchSpace, spec: ArchSpec) -> dict[str, Value]:
 
 
 def _costs(record: TrialRecord) -> dict[str, float]:
-    known = {name: getattr(record, name) for name in ("num_params", "macs", "step_time_ms", "peak_memory_mib")}
+    known = {name: getattr(record, name) for name in COST_UNITS}
     return {name: value for name, value in known.items() if value is not None}
 
 
@@ -146,3 +158,22 @@ def enqueue(study: optuna.Study, space: SearchSpace, names: Sequence[str]) -> st
         if name not in queued:
             study.enqueue_trial(_params(space, catalog.load_arch(name)), user_attrs={"enqueued": name})
     return f"Trained first: {', '.join(names)}."
+
+
+def unheard(study: optuna.Study, found: Sequence[TrialRecord]) -> list[str]:
+    """Say of each queued network that has no result why."""
+    by_number = {record.number: record for record in found}
+    said = []
+    for trial in study.get_trials(deepcopy=False):
+        name, record = trial.user_attrs.get("enqueued"), by_number.get(trial.number)
+        if name is None or trial.state == TrialState.FAIL:  # such a trial was queued again
+            continue
+        if record is None:
+            said.append(
+                f"{name}, given with --enqueue, was not reached within the budget. Raise it: --resume RUN --budget N."
+            )
+            continue
+        first = by_number.get(-1 if record.duplicate_of is None else record.duplicate_of, record)
+        if first.kind != "trained":
+            said.append(f"{name}, given with --enqueue, was not trained to the end: {first.kind} ({first.reason}).")
+    return said

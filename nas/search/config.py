@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nas.data import BUILTIN
-from nas.errors import UsageError
+from nas.errors import UnknownNameError, UsageError, nearest
 from nas.space import Limit, parse_quantity
 
 LIMIT_FIELDS = {
     "max_params": "num_params",
     "max_macs": "macs",
     "max_step_time": "step_time_ms",
+    "max_latency": "latency_ms",
     "max_memory": "peak_memory_mib",
 }
 """The fields of `SearchConfig` that are limits, and the costs they bound."""
 
 PATHS = ("out", "warm_start")
+
+
+def option(name: str) -> str:
+    """Return the option of the command line that a setting has."""
+    return "--trial-timeout" if name == "trial_timeout_s" else f"--{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class SearchConfig:
         pruner: Who ends a trial at a phase's end: `median`, `none`.
         seed: Of suggestions, weights, order and augmentation. Step times are not fixed by it, so neither are rewards.
         w, v: Exponents of step time and parameters in the reward.
-        max_params, max_macs, max_step_time, max_memory: Limits with units (`5M`, `600M`, `12ms`, `2GiB`).
+        max_params, max_macs, max_step_time, max_latency, max_memory: Limits with units (`5M`, `600M`, `12ms`, `5ms`, `2GiB`).
+        latency_batch_size: Images of the inference that `max_latency`, or the space's own limit, bounds.
         top_k: Networks trained again before the winner is named. top_k_seeds: Fresh seeds for each.
         patience: Suggestions in a row without a new network after which the search ends.
         warm_start: Folder of another run on the same data, recipe and device, whose results this one begins with.
@@ -61,7 +69,9 @@ class SearchConfig:
     max_params: str | None = None
     max_macs: str | None = None
     max_step_time: str | None = None
+    max_latency: str | None = None
     max_memory: str | None = None
+    latency_batch_size: int = 1
     top_k: int = 3
     top_k_seeds: int = 2
     patience: int = 200
@@ -74,11 +84,32 @@ class SearchConfig:
         for name in ("space", "data", "recipe", *PATHS):  # a path in place of a name, and a name in place of a path
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, Path(value) if name in PATHS else os.fspath(value))
-        object.__setattr__(self, "enqueue", tuple(os.fspath(item) for item in self.enqueue))
-        for name, least in (("budget", 1), ("top_k", 1), ("top_k_seeds", 1), ("patience", 1), ("seed", 0)):
+                text = _text(name, value)
+                object.__setattr__(self, name, Path(text) if name in PATHS else text)
+        given: Any = self.enqueue
+        queued = [given] if isinstance(given, str | os.PathLike) else given
+        object.__setattr__(self, "enqueue", tuple(_text("enqueue", item) for item in queued))
+        for name in ("devices", "sampler", "pruner"):
+            if not isinstance(getattr(self, name), str):
+                raise _wrong_kind(name, getattr(self, name), "text")
+        positive = ("budget", "latency_batch_size", "top_k", "top_k_seeds", "patience")
+        for name in (*positive, "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise _wrong_kind(name, getattr(self, name), "a whole number")
+        for name in ("w", "v", "trial_timeout_s"):
+            if not isinstance(getattr(self, name), int | float | None):
+                raise _wrong_kind(name, getattr(self, name), "a number")
+        for name in LIMIT_FIELDS:
+            if not isinstance(getattr(self, name), str | None):
+                raise _wrong_kind(name, getattr(self, name), "text with a unit, such as '5M' or '12ms'")
+        for name, least in (*((name, 1) for name in positive), ("seed", 0)):
             if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')}: found {getattr(self, name)}; allowed: {least} or more.")
+                raise UsageError(f"{option(name)}: found {getattr(self, name)}; allowed: {least} or more.")
+        if self.trial_timeout_s is not None and not 0 < self.trial_timeout_s < math.inf:
+            raise UsageError(
+                f"{option('trial_timeout_s')}: found {self.trial_timeout_s:g}; allowed: seconds above 0. "
+                "Leave it out for no limit."
+            )
         for name in ("w", "v"):
             value = getattr(self, name)
             if not -10 <= value <= 0:
@@ -100,7 +131,7 @@ class SearchConfig:
             try:
                 found.append(Limit(cost, max=parse_quantity(text, cost)))
             except ValueError as error:
-                raise UsageError(f"--{name.replace('_', '-')}: {error}.") from None
+                raise UsageError(f"{option(name)}: {error}.") from None
         return tuple(found)
 
     def document(self) -> dict[str, Any]:
@@ -111,9 +142,35 @@ class SearchConfig:
         }
 
 
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise _wrong_kind(name, value, "a name, or the path of a file or folder")
+    return os.fspath(value)
+
+
+def _wrong_kind(name: str, value: object, allowed: str) -> UsageError:
+    shown = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+    return UsageError(f"{option(name)}: found {shown}; allowed: {allowed}. Give that instead.")
+
+
+def from_settings(settings: dict[str, Any], where: str) -> SearchConfig:
+    """Return the settings that were given by name.
+
+    Raises:
+        UnknownNameError: no such setting.
+    """
+    known = [item.name for item in fields(SearchConfig)]
+    for name in settings:
+        if name not in known:
+            raise UnknownNameError(
+                f"{where}: {name}: unknown setting. Known: {', '.join(known)}.{nearest(name, known)}"
+            )
+    return SearchConfig(**settings)
+
+
 def from_document(data: dict[str, Any]) -> SearchConfig:
     """Return the settings that a manifest holds."""
     data = dict(data)
     if "device" in data:  # its name in the first runs
         data["devices"] = data.pop("device")
-    return SearchConfig(**data)
+    return from_settings(data, "manifest.json: config")

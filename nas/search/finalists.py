@@ -7,7 +7,6 @@ scored on are the search's, so what was learnt of them stays in the numbers.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import deque
@@ -19,12 +18,11 @@ from nas.cost.step_time import FULL
 from nas.engine import Engine, Job, checkpoints
 from nas.evaluate import PhaseResult
 from nas.objective import Reward, ranked
+from nas.report.read import FINALISTS, read_finalists
 from nas.runs import Run, write_json
 from nas.search.loop import costs
 from nas.search.record import TrialRecord
 from nas.spec import ArchSpec
-
-FILE = "finalists.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class Finalist:
         accuracy, accuracy_error: Mean over fresh seeds, and its standard error (validation images and seeds together).
         reward: Mean over fresh seeds. optimism: The search's reward minus that.
         outcome: `ok`, or how a fresh training failed.
+        latency_ms, latency_mad_ms: Likewise; empty in a search without a limit on it.
     """
 
     record: TrialRecord
@@ -52,6 +51,24 @@ class Finalist:
     reward: float
     optimism: float
     outcome: str = "ok"
+    latency_ms: tuple[float, ...] = ()
+    latency_mad_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A fresh training at the beginning of one of its phases.
+
+    Args:
+        record: What the search saw of the network. seed: The fresh seed.
+        done, total: Of all fresh trainings and timings of the run, those that have ended, and their number.
+    """
+
+    record: TrialRecord
+    seed: int
+    phase: int
+    done: int
+    total: int
 
 
 def best(
@@ -80,9 +97,7 @@ def finalists_before(records: Sequence[TrialRecord], run: Run, seeds: Sequence[i
 
 def _stored(run: Run) -> dict[str, dict[str, Any]]:
     """Return the fresh trainings that the run folder holds."""
-    if not run.path(FILE).exists():
-        return {}
-    found: dict[str, dict[str, Any]] = json.loads(run.path(FILE).read_text(encoding="utf-8"))["trainings"]
+    found: dict[str, dict[str, Any]] = read_finalists(run)["trainings"]
     return found
 
 
@@ -93,7 +108,7 @@ def measure_again(
     reward: Reward,
     run: Run,
     seeds: Sequence[int],
-    on_training: Callable[[TrialRecord, int], None],
+    on_phase: Callable[[Fresh], None],
 ) -> list[Finalist]:
     """Train each finalist with each fresh seed and time it by the full protocol; return them by falling reward.
 
@@ -101,7 +116,7 @@ def measure_again(
     in flight from their checkpoints.
 
     Args:
-        on_training: Called with a finalist and a seed before each training.
+        on_phase: Called before each phase.
 
     A finalist of which a fresh training fails (memory, divergence, time) cannot be trusted with a longer one either: it
     comes last, with the reward 0 and its outcome.
@@ -111,11 +126,16 @@ def measure_again(
     """
     stored = _stored(run)
     folder = run.path(checkpoints.FOLDER)
-    wanted = [(record, Job(spec, 0, seed, FULL)) for record, spec in finalists for seed in seeds]
-    queue = deque((record, job) for record, job in wanted if _name(job) not in stored)
+    wanted = [
+        (record, Job(spec, 0, seed, FULL, f"finalist {record.arch_hash[:8]} (trial {record.number}) with seed {seed}"))
+        for record, spec in finalists
+        for seed in seeds
+    ]
+    of = {job.key: record for record, job in wanted}
+    queue = deque(job for _, job in wanted if _name(job) not in stored)
     # The weights of each finalist's first fresh training stay: they are what `nas export` hands over.
     kept = [Job(spec, 0, seeds[0]).key for _, spec in finalists]
-    checkpoints.keep_only(folder, [*kept, *(job.key for _, job in queue)], seeds)
+    checkpoints.keep_only(folder, [*kept, *(job.key for job in queue)], seeds)
     flying: dict[str, list[PhaseResult]] = {}
 
     def proceed(job: Job) -> None:
@@ -123,17 +143,18 @@ def measure_again(
         results = flying[job.key]
         if results and (not _goes_on(results[-1]) or results[-1].phase == num_phases):
             stored[_name(job)] = _training(results)
-            write_json(run.path(FILE), {"trainings": stored})
+            write_json(run.path(FINALISTS), {"trainings": stored})
             engine.drop(job.key)
             del flying[job.key]
-            checkpoints.keep_only(folder, [*kept, *flying, *(other.key for _, other in queue)], seeds)
+            checkpoints.keep_only(folder, [*kept, *flying, *(other.key for other in queue)], seeds)
         else:
+            done = len(wanted) - len(queue) - len(flying)
+            on_phase(Fresh(of[job.key], job.seed, len(results), done, len(wanted)))
             engine.submit(replace(job, phase=len(results)))
 
     while queue or flying:
         while queue and len(flying) < engine.slots:
-            record, job = queue.popleft()
-            on_training(record, job.seed)
+            job = queue.popleft()
             flying[job.key] = list(checkpoints.load(folder, job.key)[0])
             proceed(job)
         if flying:
@@ -145,7 +166,7 @@ def measure_again(
         for record, spec in finalists
     ]
     found.sort(key=lambda item: -item.reward)
-    write_json(run.path(FILE), {"trainings": stored, "finalists": [asdict(item) for item in found]})
+    write_json(run.path(FINALISTS), {"trainings": stored, "finalists": [asdict(item) for item in found]})
     return found
 
 
@@ -173,7 +194,11 @@ def _training(results: Sequence[PhaseResult]) -> dict[str, Any]:
     last = results[-1]
     if last.training is not None:
         values |= {"val_accuracy": last.training.val_accuracy, "val_error": last.training.val_error}
-    return values | {"outcome": "ok" if _goes_on(last) else last.outcome}
+    seconds = {
+        "timing_seconds": round(results[0].seconds, 3),
+        "seconds": round(sum(result.seconds for result in results), 3),
+    }
+    return values | seconds | {"outcome": "ok" if _goes_on(last) else last.outcome}
 
 
 def _finalist(record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[str, Any]], reward: Reward) -> Finalist:
@@ -208,4 +233,6 @@ def _finalist(record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[s
         accuracy_error=math.hypot(between, within),
         reward=mean,
         optimism=record.reward - mean,
+        latency_ms=tuple(item["latency_ms"] for item in trainings if "latency_ms" in item),
+        latency_mad_ms=tuple(item["latency_mad_ms"] for item in trainings if "latency_ms" in item),
     )

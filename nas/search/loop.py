@@ -150,7 +150,7 @@ def run_loop(
                 return
             phase = result.phase + 1
         on_phase(flight.record, phase)
-        engine.submit(Job(flight.spec, phase, terms.seed))
+        engine.submit(Job(flight.spec, phase, terms.seed, name=f"trial {flight.record.number}"))
 
     def end(flight: _Flight, record: TrialRecord, first: TrialRecord | None = None) -> None:
         """Store a trial's record and tell the study; `first` is what a duplicate repeats."""
@@ -202,7 +202,8 @@ def _ended(flight: _Flight, result: PhaseResult, num_phases: int) -> TrialRecord
         return replace(record, kind=result.outcome, reason=result.reason)
     if result.phase == num_phases:
         return replace(record, kind="trained")
-    if result.phase > 0 and flight.trial.should_prune():
+    # A network that the user queued is one that the user wants to know about, to the end.
+    if result.phase > 0 and "enqueued" not in flight.trial.user_attrs and flight.trial.should_prune():
         return replace(record, kind="pruned", reason=f"reward below the median at the end of phase {result.phase}")
     return None
 
@@ -263,9 +264,9 @@ def _with_result(flight: _Flight, result: PhaseResult, reward: Reward) -> TrialR
 def costs(measurements: Mapping[str, Measurement]) -> dict[str, float | int]:
     """Return measurements as the fields of a record."""
     found: dict[str, float | int] = {name: item.value for name, item in measurements.items()}
-    if "step_time_ms" in measurements:
-        time = measurements["step_time_ms"]
-        found |= {"step_time_mad_ms": time.spread, "step_time_n": time.n}
+    for word in ("step_time", "latency"):
+        if (time := measurements.get(f"{word}_ms")) is not None:
+            found |= {f"{word}_mad_ms": time.spread, f"{word}_n": time.n}
     return found
 
 
@@ -320,10 +321,11 @@ def _check_failures(found: list[TrialRecord], budget: int) -> None:
     failed = [record for record in found if record.kind in FAILED]
     most = max(10, budget // 4)
     if len(failed) >= most and len(failed) * 2 > len(found):
-        kinds = ", ".join(sorted({record.kind for record in failed}))
+        kinds = sorted({record.kind for record in failed})
+        longer = "Give a longer --trial-timeout, or lower" if "timeout" in kinds else "Lower"
         raise SearchError(
-            f"{len(failed)} of {len(found)} trials failed ({kinds}); the last: {failed[-1].reason}. Lower the recipe's "
-            "batch_size or learning_rate, the space's resolution, or set --max-params; then start a new run."
+            f"{len(failed)} of {len(found)} trials failed ({', '.join(kinds)}); the last: {failed[-1].reason}. {longer} the "
+            "recipe's batch_size or learning_rate, the space's resolution, or set --max-params; then start a new run."
         )
 
 

@@ -34,6 +34,7 @@ class TrialRecord:
         train_loss: Mean over the last phase.
         step_time_ms, step_time_mad_ms, step_time_n: Median, spread and number of timed steps.
         ref_step_time_ms: The baseline's step time in the same measurement.
+        latency_ms, latency_mad_ms, latency_n: Median, spread and number of timed inferences; only where a limit is on them.
         num_params, macs, peak_memory_mib: The other costs.
         phase_accuracy: val_accuracy at each phase's end, as `0.61 0.73`.
         phase_seconds: Wall time of each phase, from phase 0, as `2.1 8.0 19.3`. seconds: Their sum.
@@ -54,6 +55,9 @@ class TrialRecord:
     step_time_mad_ms: float | None = None
     step_time_n: int | None = None
     ref_step_time_ms: float | None = None
+    latency_ms: float | None = None
+    latency_mad_ms: float | None = None
+    latency_n: int | None = None
     num_params: float | None = None
     macs: float | None = None
     peak_memory_mib: float | None = None

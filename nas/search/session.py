@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Mapping
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,20 @@ import yaml
 
 from nas import catalog, runs
 from nas.cost import count
-from nas.data import Dataset
+from nas.data import Dataset, is_found, located
 from nas.data import load as load_data
 from nas.devices import describe_device, pick_devices
 from nas.engine import WORKER, Engine, InlineEngine, LocalEngine, PhaseBug, checkpoints
-from nas.errors import RunError, SearchError, UsageError
+from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits
-from nas.objective import Reward, tightest, warnings
+from nas.objective import Reward, few_images, tightest, warnings
 from nas.report import write_report
 from nas.runs import Run
 from nas.search import begin
 from nas.search import config as configs
 from nas.search.config import SearchConfig
 from nas.search.facts import manifest
-from nas.search.finalists import Finalist, best, finalists_before, measure_again
+from nas.search.finalists import Finalist, Fresh, best, finalists_before, measure_again
 from nas.search.loop import Terms, run_loop, saved_bug
 from nas.search.record import TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
@@ -59,8 +61,8 @@ class Watcher:
     def packing(self, done: int, total: int) -> None:
         """Images have been decoded."""
 
-    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: int) -> None:
-        """The search begins, with `known` networks trained already."""
+    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: Sequence[TrialRecord]) -> None:
+        """The search begins, with the records of trials that have ended already."""
 
     def opened(self, run: Run) -> None:
         """The run has its folder: from now on it can be continued."""
@@ -77,8 +79,8 @@ class Watcher:
     def trial(self, record: TrialRecord) -> None:
         """A trial has ended."""
 
-    def finalist(self, record: TrialRecord, seed: int) -> None:
-        """A finalist is trained again."""
+    def finalist(self, fresh: Fresh) -> None:
+        """A phase of a finalist's fresh training begins."""
 
 
 def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None, **settings: Any) -> SearchResult:
@@ -98,7 +100,7 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
         )
     if config is not None and settings:
         raise UsageError(f"search: found config and {', '.join(settings)}; give one or the other.")
-    config = config or SearchConfig(**settings)
+    config = config or configs.from_settings(settings, "search")
     (
         SAMPLERS[config.sampler](config.seed),
         PRUNERS[config.pruner],
@@ -109,6 +111,7 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     if config.warm_start is not None:
         reopened(config.warm_start)
     recipe = load_recipe(config.recipe or space.recipe)
+    config = replace(config, data=located(config.data))  # the run may be continued from another folder
     return _run(config, space, recipe, None, watcher or Watcher())
 
 
@@ -117,6 +120,7 @@ def resume(
     *,
     budget: int | None = None,
     devices: str | None = None,
+    data: str | os.PathLike[str] | None = None,
     skip_bugs: bool = False,
     watcher: Watcher | None = None,
 ) -> SearchResult:
@@ -124,6 +128,7 @@ def resume(
 
     Args:
         budget: A higher one. devices: Others of the same kind, or another number of them.
+        data: Where the same images are now, if they have moved.
         skip_bugs: List the networks that the program failed on as failed, in place of trying them again.
 
     Raises:
@@ -131,7 +136,17 @@ def resume(
     """
     run, space, recipe = reopened(folder)
     config = configs.from_document(run.manifest["config"])
-    config = replace(config, budget=budget or config.budget, devices=devices or config.devices)
+    config = replace(
+        config,
+        budget=budget or config.budget,
+        devices=devices or config.devices,
+        data=config.data if data is None else located(os.fspath(data)),
+    )
+    if data is None and not is_found(config.data):
+        raise RunError(
+            f"{folder}: its images are not at {config.data}, where they were. Put them back, or say where they are now: "
+            f"nas search --resume {shlex.quote(str(folder))} --data PATH"
+        )
     skipped = (
         frozenset(path.stem.removeprefix("bug-") for path in folder.glob("bug-*.yaml")) if skip_bugs else frozenset()
     )
@@ -144,9 +159,7 @@ def reopened(folder: Path) -> tuple[Run, SearchSpace, Recipe]:
     Raises:
         RunError: no run there. UsageError: not a search.
     """
-    run = runs.open_run(folder)
-    if run.manifest["kind"] != "search":
-        raise UsageError(f"{folder}: is a {run.manifest['kind']} run, not a search.")
+    run = runs.open_search(folder)
     space = catalog.load_space(run.path("space.yaml"))
     return run, space, from_document(dict(run.manifest["recipe"]), where=str(run.path("manifest.json")))
 
@@ -171,6 +184,7 @@ def setup_of(
         limits=tightest(space.limits, config.limits()),
         w=config.w,
         timeout_s=config.trial_timeout_s,
+        latency_batch_size=config.latency_batch_size,
     )
     return setup, data
 
@@ -188,6 +202,10 @@ def _run(
     with runs.owned(folder):
         try:
             return _owned(config, space, recipe, run, folder, devices, watcher, skipped)
+        except DeviceError as error:
+            if not (folder / "manifest.json").exists():
+                raise
+            raise DeviceError(f"{error} Continue with: nas search --resume {shlex.quote(str(folder))}") from error
         except optuna.exceptions.StorageInternalError as error:
             cause = str(error.__cause__ or error).splitlines()[0]
             raise RunError(
@@ -217,7 +235,9 @@ def _owned(
         run = runs.create(folder, "search", facts)  # a run has begun when it has a manifest
     else:
         runs.check_same(run, facts)
-        run = runs.update(run, {"config": facts["config"]})  # the budget or the devices may be others
+        run = runs.update(
+            run, {"config": facts["config"]}
+        )  # the budget, the devices or the place of the images may be others
         _check_study(run)
     watcher.opened(run)
     study = open_study(folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed)
@@ -243,7 +263,13 @@ def _owned(
     table_file = run.path("trials.csv")
     if known:  # a run killed between a trial's end and its row lacks the row
         runs.write_text(table_file, table(known).to_csv(index=False))
-    watcher.started(run, data, facts, sum(record.costs_budget for record in known))
+    watcher.started(run, data, facts, tuple(known))
+    cores = len(os.sched_getaffinity(0))
+    if devices[0].type == "cpu" and len(devices) > cores:
+        watcher.note(
+            f"--devices {config.devices}: {len(devices)} workers share {cores} usable core{'s' * (cores > 1)}, so that "
+            f"step times scatter and nothing is faster. Give cpu:{cores} at most."
+        )
     for name in ("warm_start", "enqueue"):
         if name in study.user_attrs:
             watcher.note(study.user_attrs[name])
@@ -272,7 +298,7 @@ def _owned(
         found = run_loop(
             study, engine, terms, run, known, on_trial, lambda record, phase: watcher.phase(record, phase, num_phases)
         )
-        return _ended(config, space, run, engine, terms, found, classes, watcher)
+        return _ended(config, space, run, engine, terms, found, classes, begin.unheard(study, found), watcher)
     finally:
         engine.close()
 
@@ -312,6 +338,7 @@ def _ended(
     terms: Terms,
     found: list[TrialRecord],
     classes: dict[str, int],
+    unheard: list[str],
     watcher: Watcher,
 ) -> SearchResult:
     """Measure the best again, name the winner, write the report."""
@@ -339,7 +366,8 @@ def _ended(
             f"none of the best networks could be trained again ({ends}). Lower the recipe's batch_size or learning_rate, or "
             f"raise --top-k; the search itself is kept in {run.folder}."
         )
-    notes = [short] if spent < config.budget else []
+    notes = ([short] if spent < config.budget else []) + unheard
+    notes += few_images(run.manifest["data"]["used_val_images"], run.manifest["data"]["val_images"])
     notes += warnings([record.candidate() for record in found if record.kind == "trained"], reward)
     notes += [
         f"{item.record.arch_hash} failed when it was trained again ({item.outcome}); it comes last."

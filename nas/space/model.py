@@ -59,7 +59,7 @@ class StageSpace:
 
 @dataclass(frozen=True)
 class Limit:
-    """A bound on a cost, in the unit of its name (`num_params`, `macs`, `step_time_ms`, `peak_memory_mib`)."""
+    """A bound on a cost, in the unit of its name (`num_params`, `macs`, `step_time_ms`, `latency_ms`, `peak_memory_mib`)."""
 
     cost: str
     max: float | None = None

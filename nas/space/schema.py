@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model
@@ -20,7 +20,7 @@ from nas.errors import SpaceError, nearest
 from nas.space.decode import choices, decode
 from nas.space.model import Domain, ForbidRule, LayerSpace, SearchSpace, StageSpace
 from nas.space.problems import KeyPath, Problem, by_line, cross_checks, limits, line, raw_problems
-from nas.spec import Key, Rules, Value
+from nas.spec import BlockRule, Key, Rules, Value
 
 ACTIVATIONS = ("silu", "relu", "relu6", "hard_swish")
 """The activation functions, by the field's names; `nas.blocks` builds them."""
@@ -169,7 +169,13 @@ _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
 def _models(rules: Rules) -> type[BaseModel]:
-    """Make the pydantic models of a file from the registered blocks."""
+    """Return the pydantic models of a file, made from the registered blocks."""
+    return _models_of(tuple((name, tuple(rule.keys.items()), rule.roles) for name, rule in sorted(rules.items())))
+
+
+@cache  # making them takes longer than reading a file
+def _models_of(blocks: tuple[tuple[str, tuple[tuple[str, Key], ...], frozenset[str]], ...]) -> type[BaseModel]:
+    rules = {name: BlockRule(dict(keys), roles=roles) for name, keys, roles in blocks}
     options = _options(rules)
 
     def block(role: str) -> Any:

@@ -205,28 +205,13 @@ def train_phase(
     """
     began = time.perf_counter()
     steps = phase_steps(len(data.train_labels), recipe, phase)
-    augment = Augment(
-        flip=recipe.flip, crop_padding=recipe.crop_padding, scale=recipe.crop_scale, magnitude=phase.magnitude
-    )
     total = torch.zeros((), device=state.device)
     with _seeded(state.seed, phase.number, state.device) as generator:
         state.network.train()
         state.network.dropout.p = phase.dropout
         batches = _batches(len(data.train_labels), recipe.batch_size, steps, generator)
         for step, index in enumerate(batches):
-            images = train_batch(
-                data.train_images[index],
-                resolution=phase.resolution,
-                mean=data.mean,
-                std=data.std,
-                augment=augment,
-                generator=generator,
-            )
-            targets = data.train_labels[index]
-            if phase.mixup > 0:
-                images, targets = mix(
-                    images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator
-                )
+            images, targets = make_batch(data, index, recipe, phase, generator)
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, recipe.learning_rate, recipe.warmup)
             total += train_step(state, images, targets, recipe)
@@ -249,6 +234,31 @@ def train_phase(
     )
 
 
+def make_batch(
+    data: DeviceData, index: Tensor, recipe: Recipe, phase: Phase, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the training images at some indices, augmented and mixed as a phase asks, and their targets.
+
+    Returns:
+        float32, (B, C, R, R), normalised; int64 (B,), or float32 (B, num_classes) where they are mixed.
+    """
+    augment = Augment(
+        flip=recipe.flip, crop_padding=recipe.crop_padding, scale=recipe.crop_scale, magnitude=phase.magnitude
+    )
+    images = train_batch(
+        data.train_images[index],
+        resolution=phase.resolution,
+        mean=data.mean,
+        std=data.std,
+        augment=augment,
+        generator=generator,
+    )
+    targets = data.train_labels[index]
+    if phase.mixup == 0:
+        return images, targets
+    return mix(images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator)
+
+
 def train_step(state: TrainState, images: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
     """Do one optimiser step and return its loss, without waiting for the device.
 
@@ -266,10 +276,21 @@ def train_step(state: TrainState, images: Tensor, targets: Tensor, recipe: Recip
 
 
 def evaluate(network: Network, data: DeviceData, resolution: int) -> tuple[float, float]:
-    """Return accuracy (0..1) on the validation images and its standard error, sqrt(a (1 - a) / n)."""
+    """Return accuracy (0..1) on the validation images and its standard error."""
     right = correct(network, data, resolution)
-    accuracy = float(right.float().mean())
-    return accuracy, math.sqrt(accuracy * (1 - accuracy) / len(right))
+    k, n = int(right.sum()), len(right)
+    return k / n, proportion_error(k, n)
+
+
+def proportion_error(k: int, n: int) -> float:
+    """Return the standard error of the proportion k / n; it is above 0 also where k is 0 or n.
+
+    Of the plain sqrt(a (1 - a) / n) a perfect score on ten images would be known exactly. One success and one failure are
+    added, as for a difference of two proportions, which is what networks are compared by.
+    Source: Agresti & Caffo 2000, The American Statistician 54(4), section 2: p = (k + 1) / (n + 2), sqrt(p (1 - p) / (n + 2)).
+    """
+    p = (k + 1) / (n + 2)
+    return math.sqrt(p * (1 - p) / (n + 2))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -87,6 +88,15 @@ RECIPES.register(
 )
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes 1e-3 for a number, as a space file does: YAML 1.1 takes it for text, for want of a point."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
 def load_recipe(name: str | os.PathLike[str]) -> Recipe:
     """Return a recipe by name, or from a YAML file that changes some keys of one (`extends: quick`).
 
@@ -97,8 +107,8 @@ def load_recipe(name: str | os.PathLike[str]) -> Recipe:
     if path.suffix not in {".yaml", ".yml"}:
         return RECIPES[os.fspath(name)]
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read as a recipe ({error}). Give a YAML file of recipe keys.") from None
     if not isinstance(data, dict):
         raise UsageError(f"{path}: found {type(data).__name__}; a recipe is a mapping of keys.")

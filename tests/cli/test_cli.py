@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ import pytest
 
 from nas import catalog
 from nas.cli import cli, main
+from nas.cost import count
 from nas.errors import SearchError
+from nas.models import build
 from nas.search import SearchResult, session
+from nas.space import library
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "options.txt"
 
@@ -77,7 +81,12 @@ def test_the_shown_defaults_are_those_of_the_settings() -> None:
         ["rerank", "--help"],
         ["doctor", "--help"],
         ["export", "--help"],
+        ["latency", "--help"],
+        ["latency"],
+        ["latency", "efficientnet_b0", "--backend", "onnx"],
         ["doctor", "--batch-size", "1"],
+        ["show", "efficientnet_b0", "efficientnet_b1"],
+        ["show", "--compare", "efficientnet_b0"],
         ["search", "--bugdet", "3"],
         ["serach"],
         ["search", "--budget", "0"],
@@ -220,7 +229,8 @@ def test_a_resumed_run_ends_with_its_winner_and_the_next_command(
 ) -> None:
     code, out, _ = run(capsys, "search", "--resume", str(run_copy))
     assert code == 0
-    assert "continuing: 3 networks are trained already" in out
+    best = max(record.reward or 0 for record in finished.records if record.kind == "trained")
+    assert f"continuing: 3 networks trained already, the best with reward {best:.4f}" in out
     assert finished.winner.arch_hash in out
     assert out.strip().splitlines()[-1].split(None, 1) == [
         "next",
@@ -250,8 +260,51 @@ def test_the_report_is_written_again(
 def test_without_a_name_show_lists_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "show")
     assert code == 0
-    for name in ("v2_tiny", "v1", "efficientnet_b0"):
-        assert name in out
+    for name in library.names():
+        assert re.search(rf"^{re.escape(name.removeprefix('reference/'))} ", out, re.M), name
+    assert re.search(r"^mobilenet_v3_small +224 +2\.54M +56\.5M +Howard et al\. 2019", out, re.M)
+
+
+def test_networks_are_shown_side_by_side(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    names = ["efficientnet_b0", "mobilenet_v3_small", "resnet18", str(run_copy)]
+    code, out, _ = run(capsys, "show", "--compare", *names, "--resolution", "64", "--num-classes", "10", "--verify")
+    assert code == 0
+    header, *rows = out.splitlines()
+    assert header.split() == ["pixels", "layers", "params", "MACs", "size", "MB"]
+    for name, row in zip(names[:3], rows, strict=False):
+        spec = catalog.load_arch(name, resolution=64, num_classes=10)
+        params, macs = count(spec)
+        first = count(catalog.load_arch("efficientnet_b0", resolution=64, num_classes=10))
+        assert row.split()[:4] == [name, "64", str(sum(s.num_layers for s in spec.resolved().stages)), f"{params:,}"]
+        assert f"{macs:,}" in row
+        assert name == names[0] or (f"{params / first.params:.2f}× " in row and f"{macs / first.macs:.2f}× " in row)
+        held = sum(t.numel() * t.element_size() for t in build(spec, seed=0).state_dict().values())
+        assert row.endswith(f" {held / 1e6:.1f}")
+    assert out.count("MACs (conv + linear): equal") == 4
+
+
+@pytest.mark.slow
+def test_networks_are_timed_side_by_side_in_two_processes(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    winner = str(run_copy / "winner.yaml")
+    code, out, err = run(capsys, "show", "--compare", winner, winner, "--time", "--batch-size", "4", "--device", "cpu")
+    assert code == 0, err
+    header, first, second, *_ = out.splitlines()
+    assert header.split()[-2:] == ["step_time_ms", "1"] or "step_time_ms 2" in header
+    assert len(re.findall(r"\d+\.\d\d ± \d+\.\d\d \(n \d+\)", first)) == 2
+    ratios = [float(word.removesuffix("×")) for word in second.split() if word.endswith("×")]
+    assert ratios[:2] == [1, 1]  # parameters and multiply-adds of one network
+    assert all(0.5 < ratio < 2 for ratio in ratios[2:]) and len(ratios) == 4  # one network in both columns
+
+
+def test_a_space_is_counted_at_any_size_and_number_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    small = catalog.adapted(catalog.load_space("v2_tiny"), resolution=64, num_classes=7)
+    assert (small.resolution.values, small.num_classes) == ((64,), 7)
+    assert small.baseline is not None and (small.baseline.resolution, small.baseline.num_classes) == (64, 7)
+    code, out, _ = run(capsys, "show", "v2_tiny", "--resolution", "64", "--num-classes", "7")
+    assert code == 0
+    assert re.search(r"^resolution 64 ", out, re.M) and "counted with         7 classes" in out
+    _, default, _ = run(capsys, "show", "v2_tiny")
+    assert re.search(r"^params .*$", out, re.M)[0] != re.search(r"^params .*$", default, re.M)[0]  # type: ignore[index]
 
 
 def test_a_space_is_shown_with_what_it_holds(capsys: pytest.CaptureFixture[str], tiny_space_file: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import write_images
 
 from nas.cli import _doctor, cli, main
 from nas.doctor import Check
@@ -61,6 +62,29 @@ def test_the_last_line_is_the_search(capsys: pytest.CaptureFixture[str], monkeyp
     words = command_of(out)
     assert words[:2] == ["nas", "search"] and words[words.index("--data") + 1] == "my photos"
     assert "--data FOLDER" not in out
+
+
+def test_a_broken_image_is_left_out_and_a_recipe_is_taken(
+    capsys: pytest.CaptureFixture[str], tiny_space_file: Path, tiny_recipe_file: Path, tmp_path: Path
+) -> None:
+    images = write_images(tmp_path / "images", per_class=12)
+    (images / "red" / "bad.png").write_text("no image")
+    given = [
+        "--data",
+        str(images),
+        "--space",
+        str(tiny_space_file),
+        "--recipe",
+        str(tiny_recipe_file),
+        "--device",
+        "cpu",
+    ]
+    code, out = run(capsys, *given)
+    assert code == 1 and "bad.png" in out
+    code, out = run(capsys, *given, "--skip-broken")
+    assert code == 0 and "recipe tiny_recipe (batch 16)" in out and "bad.png" in out
+    words = command_of(out)
+    assert words[words.index("--recipe") + 1] == str(tiny_recipe_file) and words[-1] == "--skip-broken"
 
 
 def test_the_whole_page_on_real_images(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_a_run_is_ranked_by_its_own_exponents(capsys: pytest.CaptureFixture[str]
         "cost outweighs accuracy here",
     ):
         assert words in out, words
-    assert command_of(out) == ["nas", "rerank", str(PUBLISHED), "--calibrate"]
+    assert command_of(out) == ["nas", "rerank", str(PUBLISHED), "--top", "3", "--calibrate"]
 
 
 def test_other_exponents_and_limits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -103,6 +104,17 @@ def test_a_search_that_goes_on_can_be_ranked(
     best = max((r for r in finished.records if r.kind == "trained"), key=lambda r: r.val_accuracy or 0)
     assert f"{best.val_accuracy:.4f}" in out
     command_of(out)
+
+
+def test_the_next_command_keeps_what_was_given(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    _, out, _ = run(capsys, str(run_copy))
+    assert command_of(out) == ["nas", "search", "--resume", str(run_copy), "--budget", "60"], "too few to calibrate"
+    _, out, _ = run(capsys, str(run_copy), "--w", "-0.2")
+    words = command_of(out)
+    config = json.loads((run_copy / "manifest.json").read_text())["config"]
+    for name in ("space", "data", "recipe", "devices"):
+        assert words[words.index(f"--{name}") + 1] == config[name]
+    assert words[words.index("--w") + 1] == "-0.2"
 
 
 def test_the_latest_search_is_ranked_unless_one_is_named(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def test_a_killed_worker_loses_its_phase_and_no_more(tmp_path: Path, tiny_spec: 
         StartStub(tmp_path / "log", tmp_path), [CPU] * workers, threads=1, checkpoints=folder, say=said.append
     )
     try:
-        results = run(engine, *phases(tiny_spec, DIE, 0, 1, 2, 3))
+        results = run(engine, *(replace(job, name="trial 7") for job in phases(tiny_spec, DIE, 0, 1, 2, 3)))
     finally:
         engine.close()
     assert [result.outcome for _, result in results] == ["ok"] * 4
@@ -161,7 +162,7 @@ def test_a_killed_worker_loses_its_phase_and_no_more(tmp_path: Path, tiny_spec: 
     assert [phase for phase, _ in begun] == [0, 1, 2, 2, 3]
     assert begun[1][1] != begun[3][1], "another process"
     (sentence,) = said
-    assert "SIGKILL" in sentence and "phase 2" in sentence
+    assert "SIGKILL" in sentence and "phase 2 of trial 7;" in sentence
 
 
 def test_a_phase_that_kills_every_worker_is_given_up(tmp_path: Path, tiny_spec: ArchSpec) -> None:

@@ -46,6 +46,8 @@ def test_random_networks_have_positive_counts_and_most_are_distinct(space: Searc
 def test_random_networks_build_and_run_at_the_smallest_resolution(space: SearchSpace) -> None:
     rng = random.Random(1)
     small = min(int(value) for value in space.resolution.values)
+    if not choices(space):
+        small = 64  # of fixed networks the outputs are compared elsewhere, and the largest takes half a minute at its own size
     for _ in range(6 if small <= 32 else 1):
         spec = decode(space, random_choose(rng), num_classes=10)
         network = build(spec, seed=0).eval()

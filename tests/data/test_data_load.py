@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_samples import write_classes
 
-from nas.data import BUILTIN, SOURCES, load
+from nas.data import BUILTIN, SOURCES, load, located
 from nas.data.pack import pack_size
 from nas.data.split import stratified
 from nas.errors import DataError, UsageError
@@ -66,3 +66,20 @@ def test_progress_reaches_the_total(tmp_path: Path) -> None:
     assert seen == [(128, 154), (154, 154)]
     load(str(root), resolution=32, progress=lambda done, total: seen.append((done, total)))
     assert len(seen) == 2
+
+
+def test_a_path_is_made_absolute_and_a_name_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "fashion-mnist", "fashion-mnist-subset"):
+        (tmp_path / name).mkdir()
+    kept = ("fashion-mnist", "fashion-mnist-subset", "bad_photos:load", "photoz")
+    assert [located(value) for value in kept] == list(kept)
+    assert located("photos") == str(tmp_path / "photos")
+
+
+def test_a_mistyped_source_has_a_near_match(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match=r"Did you mean .*/photos\?$"):
+        load(str(tmp_path / "photoz"), resolution=32)
+    with pytest.raises(DataError, match=r"Did you mean fashion-mnist-subset\?$"):
+        load("fashion-mnist-subst", resolution=32)

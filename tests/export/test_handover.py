@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from nas.catalog import load_arch
 from nas.engine import checkpoints
-from nas.errors import ExportError, RunError, UnknownNameError, UsageError
+from nas.errors import ExportError, RunError, UnknownNameError, UsageError, WeightsError
 from nas.export import EXPORTERS, CannotExpress, Exporter, Subject, export, handover, timm_module
 from nas.models import build
 from nas.search import SearchResult
@@ -124,19 +124,17 @@ def test_what_is_missing_or_wrong_is_said(
         export(run_copy, ["tensorflow"])
     with pytest.raises(UsageError, match=r"--trial: found 99;.*measured again: \d"):
         export(run_copy, trial="99")
-    with pytest.raises(ExportError, match=r"cannot be read"):
+    with pytest.raises(WeightsError, match=r"no such file"):
         export(architecture, weights=tmp_path / "absent.pt")
-    (tmp_path / "bad.pt").write_bytes(b"nothing")
-    with pytest.raises(ExportError, match=r"cannot be read as weights"):
-        export(architecture, weights=tmp_path / "bad.pt")
-    torch.save(build(load_arch("mobilenet_v3_small"), seed=0).state_dict(), tmp_path / "other.pt")
-    with pytest.raises(ExportError, match=r"does not fit the architecture"):
-        export(architecture, weights=tmp_path / "other.pt")
     images = finished.run.manifest["config"]["data"]
     with pytest.raises(ExportError, match=r"3 classes and 3 channels.*1000"):
         export("mobilenet_v3_small", random_weights=True, data=images, out=tmp_path / "out")
     with pytest.raises(RunError, match=r"found images of fingerprint"):
         export(run_copy, data="fashion-mnist-subset")
+    Path(images).rename(tmp_path / "moved")
+    with pytest.raises(RunError, match=r"its images are not at .*--data"):
+        export(run_copy)
+    (tmp_path / "moved").rename(images)
     for path in (run_copy / "checkpoints").glob("*-s4.pt"):
         path.unlink()
     with pytest.raises(RunError, match=r"s4.pt: is not there.*--weights FILE"):

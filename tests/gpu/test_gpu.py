@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from nas.cost.latency import BACKENDS, latencies
 from nas.cost.step_time import SEARCH, step_times
 from nas.data import Dataset
 from nas.devices import describe_device, pick_device
@@ -111,6 +112,26 @@ def test_step_times_come_from_the_devices_own_clock(cuda: torch.device, monkeypa
     last.record()
     last.synchronize()
     assert found.value == pytest.approx(first.elapsed_time(last), rel=0.5)
+
+
+@pytest.mark.slow
+def test_inference_is_timed_eager_and_compiled_on_the_device_and_in_onnxruntime_beside_it(
+    tiny_spec: ArchSpec, cuda: torch.device
+) -> None:
+    rows = latencies({"a": tiny_spec}, cuda, backends=list(BACKENDS), batch_sizes=[1, 8])
+    assert [row.problem for row in rows] == [""] * 6
+    places = {(row.backend, row.device, row.dtype) for row in rows}
+    assert places == {
+        ("eager", str(cuda), "bfloat16"), ("compile", str(cuda), "bfloat16"), ("onnxruntime", "cpu", "float32"),
+    }  # fmt: skip
+    for row in rows:
+        assert row.measured is not None and row.measured.value > 0 and row.measured.n >= 20
+        assert row.difference is not None and row.difference < (0.2 if row.dtype == "bfloat16" else 1e-4)
+
+
+def test_a_latency_limit_is_checked_on_the_device(tiny_spec: ArchSpec, tiny_data: Dataset, cuda: torch.device) -> None:
+    result = evaluator(tiny_data, tiny_spec, cuda, Limit("latency_ms", max=1e-3)).run_phase(tiny_spec, 0, None, seed=0)
+    assert result.outcome == "infeasible" and result.measurements["latency_ms"].device == str(cuda)
 
 
 def test_the_first_losses_agree_with_those_of_the_cpu(

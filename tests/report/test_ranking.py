@@ -156,6 +156,17 @@ def test_memory_is_a_limit_where_it_was_measured() -> None:
     assert order(rerank(run, limits=[Limit("peak_memory_mib", max=100)])) == [1]
 
 
+def test_latency_is_a_limit_where_it_was_measured(small: RunView) -> None:
+    run = view([row(0, 0.8, 5, 5e5, latency_ms=9.0), row(1, 0.7, 5, 5e5, latency_ms=3.0)])
+    assert order(rerank(run, limits=[Limit("latency_ms", max=5)])) == [1]
+    with pytest.raises(UsageError, match=r"--max-latency \(the least is 3\.00 ms\)"):
+        rerank(run, limits=[Limit("latency_ms", max=1)])
+    with pytest.raises(
+        UsageError, match=r"--max-latency: 3 of 3 trained networks have no latency_ms \(it is measured in searches with"
+    ):
+        rerank(small, limits=[Limit("latency_ms", max=5)])
+
+
 def test_a_first_network_beyond_a_limit_has_changed(small: RunView) -> None:
     found = rerank(small, limits=[Limit("step_time_ms", max=7)])
     assert order(found) == [0] and found.tau == 1 and not found.first_changed

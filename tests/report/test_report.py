@@ -17,6 +17,7 @@ from nas.search.record import TrialRecord, table
 MANIFEST: dict[str, Any] = {
     "space": "v2_tiny",
     "space_hash": "5ace",
+    "config": {"space": "v2_tiny", "data": "photos", "budget": 3},
     "baseline": {"name": "base", "num_params": 1_000_000, "hash": "ba5e"},
     "recipe": {"name": "quick", "epochs": 1.5, "batch_size": 64, "progressive": {"phases": 2, "size": [0.5, 1.0]}},
     "reward": {"w": -0.07, "v": -0.05},
@@ -84,7 +85,21 @@ def test_the_page_tells_the_whole_run(folder: Path) -> None:
     assert "64 of 100 training and 32 of 50 validation images, 3 classes" in text
     assert "2 phases from 50% to 100% of the network's resolution, batch 64" in text
     assert "| infeasible | 1 | 0.0 |" in text and "| all | 5 | 2.0 |" in text
+    assert "| finalists, timed and trained again |" not in text
     assert "device a processor (threads 1)" in text and "- A note." in text
+
+
+def test_latencies_are_told_where_they_were_measured(folder: Path, tmp_path: Path) -> None:
+    assert "latency" not in page(load_run(folder))
+    timed = trial(0, latency_ms=4.5, latency_mad_ms=0.25, latency_n=50)
+    final = finalist(timed, 0.8) | {"latency_ms": [4.0, 5.5], "latency_mad_ms": [0.1, 0.3]}
+    other = fabricate(tmp_path / "timed", [timed, trial(1, accuracy=0.7)], [final], [])
+    manifest = other / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"config": {"latency_batch_size": 8}}))
+    text = page(load_run(other))
+    assert "- latency 4.75 ms (MAD 0.3), eager inference at batch 8" in text
+    assert "| latency, ms |" in text and "| 4.5 ± 0.25 |" in text
+    assert "| 1.10 | - |" in text, "a network taken over from a run without a limit has none"
 
 
 def test_every_table_is_a_table(folder: Path) -> None:
@@ -110,6 +125,22 @@ def test_the_best_trials_are_ranked_and_the_others_left_out(folder: Path) -> Non
     assert "net 2" not in best and "net 3" not in best
     first = view.candidates()[0]
     assert score_of(first, view.reward) == pytest.approx(0.82 * 1.1**-0.07 * 2**-0.05)
+
+
+def test_timing_and_finalists_are_accounted_for(tmp_path: Path) -> None:
+    trials = [
+        trial(0, phase_seconds="6.000 24.000"),
+        trial(1, "duplicate", phase_seconds="6.000 24.000"),
+        trial(2, origin="other trial 3", phase_seconds="6.000 24.000"),
+    ]
+    folder = fabricate(tmp_path / "run", trials, [finalist(trials[0], 0.8)], [])
+    stored = json.loads((folder / "finalists.json").read_text())
+    spent = {"outcome": "ok", "seconds": 90.0, "timing_seconds": 12.0}
+    runs.write_json(folder / "finalists.json", stored | {"trainings": {"a-1": spent, "a-2": spent}})
+    text = page(load_run(folder))
+    assert "| trained | 1 | 0.5 | 0.1 |" in text and "| all | 2 | 1.0 | 0.1 |" in text
+    assert "| finalists, timed and trained again | 2 | 3.0 | 0.4 |" in text
+    assert "1 were taken over from another run" in text
 
 
 def test_finalists_that_differ_are_not_called_alike(tmp_path: Path) -> None:
@@ -178,3 +209,39 @@ def test_a_real_run_is_reported_from_its_folder_alone(finished: SearchResult, ru
     assert finished.winner.arch_hash in text
     stored = json.loads((run_copy / "finalists.json").read_text())["finalists"][0]
     assert f"{stored['accuracy']:.4f}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("finalists.json", "{", r"finalists\.json: cannot be read \(.*Delete it, .*: nas search --resume "),
+        ("finalists.json", "[]", r"finalists\.json: cannot be read \(found list, not dict\)"),
+        ("finalists.json", "{}", r"finalists\.json: is not what a search writes"),
+        ("finalists.json", '{"trainings": {}, "finalists": [{}]}', r"finalists\.json: is not what a search writes"),
+        ("finalists.json", "\udcff", r"finalists\.json: cannot be read \(.*utf-8"),
+        ("warnings.json", "", r"warnings\.json: cannot be read \(.*written again: nas search --resume "),
+        (
+            "trials.csv",
+            "",
+            r"trials\.csv: cannot be read as a table \(No columns .*written again: nas search --resume ",
+        ),
+        ("trials.csv", "number,kind\n0,trained\n", r"trials\.csv: has no column arch_hash\."),
+        ("trials.csv", "\udcff", r"trials\.csv: cannot be read as a table"),
+        (
+            "manifest.json",
+            '{"manifest_version": 1, "kind": "search"}',
+            r"manifest\.json: config: found nothing; .* from a copy",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named_with_a_remedy(folder: Path, name: str, text: str, words: str) -> None:
+    (folder / name).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(RunError, match=words):
+        load_run(folder)
+
+
+def test_a_table_that_ends_in_a_row_is_damaged(folder: Path) -> None:
+    lines = (folder / "trials.csv").read_text().splitlines()
+    (folder / "trials.csv").write_text("\n".join([*lines[:2], lines[2][:40]]))
+    with pytest.raises(RunError, match=r"trials\.csv: \w+: found nan in the row of trial 1, which was trained"):
+        load_run(folder)

@@ -13,7 +13,8 @@ from tiny import TINY_NETWORK, TINY_SPACE
 
 import nas
 from nas import catalog
-from nas.errors import RunError, SpaceError, UnknownNameError
+from nas.cost import count
+from nas.errors import RunError, SearchError, SpaceError, UnknownNameError
 from nas.objective import Reward
 from nas.search import SearchResult, begin
 from nas.search.study import open_study, records
@@ -98,6 +99,37 @@ def test_networks_beyond_this_runs_limits_are_left_behind(finished: SearchResult
     assert said.startswith("2 of 3 trained networks") and "1 lie outside this space or its limits" in said
 
 
+def test_networks_without_the_latency_that_is_limited_are_left_behind(finished: SearchResult, tmp_path: Path) -> None:
+    facts, space = finished.run.manifest, catalog.load_space(finished.run.path("space.yaml"))
+    source, limits = begin.read(finished.run.folder, facts), [Limit("latency_ms", max=1e6)]
+    said = begin.warm_start(fresh(tmp_path), source, space, Reward(0, 0, 1), limits)
+    assert said.startswith("0 of 3 trained networks")
+    assert "; of 3 it did not measure what is limited here (latency_ms)" in said and "outside" not in said
+
+
+def test_a_limit_on_the_latency_of_a_search(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Measured, recorded, checked, taken over, and measured again of the finalists."""
+    result = nas.search(**settings, budget=2, max_latency="1s", latency_batch_size=2)
+    trained = [record for record in result.records if record.kind == "trained"]
+    assert len(trained) == 2
+    for record in trained:
+        assert record.latency_ms and record.latency_mad_ms is not None and record.latency_n and record.latency_n >= 5
+    assert len(result.finalists[0].latency_ms) == len(result.finalists[0].latency_mad_ms) == 1
+    assert {"cost": "latency_ms", "max": 1000.0, "min": None} in result.run.manifest["limits"]
+    shown = nas.load_run(result.run.folder)
+    assert list(shown.trained()["latency_ms"].sort_values()) == sorted(record.latency_ms or 0 for record in trained)
+    assert "eager inference at batch 2" in result.run.path("report.md").read_text()
+    known = begin.read(result.run.folder, result.run.manifest)
+    assert all(record.latency_ms for record in known.records)
+    other = {**result.run.manifest, "config": {**result.run.manifest["config"], "latency_batch_size": 1}}
+    assert not any(record.latency_ms for record in begin.read(result.run.folder, other).records), "of another batch"
+    settings |= {"out": tmp_path / "none"}
+    with pytest.raises(SearchError, match="no network was trained to the end"):
+        nas.search(**settings, budget=1, max_latency="1us", patience=3)
+    table = (tmp_path / "none" / "trials.csv").read_text()
+    assert "infeasible" in table and "latency_ms.max exceeded by" in table
+
+
 def test_enqueued_networks_are_trained_first(settings: dict[str, Any], tmp_path: Path) -> None:
     network = tmp_path / "mine.yaml"
     network.write_text(TINY_NETWORK.replace("expand_ratio: 2, se_ratio: 0,", "expand_ratio: 1, se_ratio: 0,"))
@@ -111,6 +143,23 @@ def test_enqueued_networks_are_trained_first(settings: dict[str, Any], tmp_path:
     assert manifest["config"]["enqueue"] == [str(network)]
     network.unlink()
     assert nas.search.resume(result.run.folder, budget=3).records[0] == first, "the file is not needed any more"
+
+
+def test_a_queued_network_that_is_not_trained_is_spoken_of(settings: dict[str, Any], tmp_path: Path) -> None:
+    small = TINY_NETWORK.replace("se_ratio: 0.25", "se_ratio: 0")
+    for name, text in (
+        ("large", TINY_NETWORK),
+        ("small", small),
+        ("late", small.replace("num_layers: 2", "num_layers: 1")),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    names = [str(tmp_path / f"{name}.yaml") for name in ("large", "small", "late")]
+    least = count(replace(catalog.load_arch(names[1]), num_classes=3, in_channels=3)).params
+    result = nas.search(**settings, budget=1, enqueue=names, max_params=str(least))
+    assert [record.kind for record in result.records] == ["infeasible", "trained"]
+    large, late = (line for line in result.warnings if "--enqueue" in line)
+    assert large.startswith(f"{names[0]}, given with --enqueue, was not trained to the end: infeasible (num_params ")
+    assert late.startswith(f"{names[2]}, given with --enqueue, was not reached within the budget. Raise it")
 
 
 def test_a_network_outside_the_space_is_refused_before_any_work(settings: dict[str, Any]) -> None:

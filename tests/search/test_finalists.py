@@ -15,7 +15,7 @@ from nas.cost.step_time import FULL, Protocol
 from nas.engine import InlineEngine, PhaseBug, checkpoints
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
-from nas.search.finalists import best, finalists_before, measure_again, optimism
+from nas.search.finalists import Fresh, best, finalists_before, measure_again, optimism
 from nas.search.loop import saved_bug
 from nas.search.record import TrialRecord
 from nas.spec import ArchSpec, scaled
@@ -86,13 +86,15 @@ def test_optimism_is_the_searchs_reward_above_that_of_fresh_seeds(
     pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run
 ) -> None:
     evaluator = Again(accuracies(pair, 0.60, 0.64, 0.80, 0.84))
-    asked: list[tuple[int, int]] = []
+    asked: list[tuple[int, ...]] = []
     found = measure_again(
-        pair, InlineEngine(evaluator), PHASES, REWARD, run, [1, 2], lambda item, seed: asked.append((item.number, seed))
-    )
+        pair, InlineEngine(evaluator), PHASES, REWARD, run, [1, 2],
+        lambda fresh: asked.append((fresh.record.number, fresh.seed, fresh.phase, fresh.done)),
+    )  # fmt: skip
     winner, second = found
     assert (winner.record.number, second.record.number) == (1, 0)
-    assert asked == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    trainings = [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert asked == [(*item, phase, done) for done, item in enumerate(trainings) for phase in range(PHASES + 1)]
     assert second.record.num_params is not None
     factor = 1.2**-0.07 * (second.record.num_params / 5000) ** -0.05
     assert second.rewards == pytest.approx((0.60 * factor, 0.64 * factor))
@@ -144,8 +146,8 @@ def test_the_weights_of_each_finalists_first_fresh_training_are_kept(
 def test_a_training_is_stored_as_soon_as_it_ends(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
     values = accuracies(pair, 0.60, 0.64, 0.80, 0.84)
 
-    def stop(item: TrialRecord, seed: int) -> None:
-        if (item.number, seed) == (1, 1):
+    def stop(fresh: Fresh) -> None:
+        if (fresh.record.number, fresh.seed) == (1, 1):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

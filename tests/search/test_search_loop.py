@@ -17,7 +17,7 @@ from nas.evaluate import PhaseResult
 from nas.objective import Reward
 from nas.search.record import table
 from nas.search.samplers import SAMPLERS
-from nas.search.study import records
+from nas.search.study import open_study, records
 from nas.space import SearchSpace
 
 SMALL = """
@@ -165,6 +165,13 @@ def test_the_pruner_stops_trials_at_a_phases_end_and_they_cost_budget(search: Se
         assert record.reason == "reward below the median at the end of phase 1"
         assert (record.arch_hash, 2) not in evaluator.starts
     assert sum(record.kind in ("trained",) for record in found[: pruned[0].number]) >= 10
+
+
+def test_the_pruner_leaves_queued_networks_alone(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda _: True)
+    study = open_study(search.folder, "stub", sampler="random", pruner="none", seed=0)
+    study.enqueue_trial({}, user_attrs={"enqueued": "mine"})
+    assert [record.kind for record in search.go(StubEvaluator(), 2)][:2] == ["trained", "pruned"]
 
 
 def test_the_pruner_never_stops_the_last_phase_or_phase_zero(search: Search) -> None:

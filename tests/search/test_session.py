@@ -14,7 +14,7 @@ from PIL import Image
 
 import nas
 from nas import catalog
-from nas.errors import RunError, SearchError, UsageError
+from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.report import load_run
 from nas.search import SearchResult, resume, session
 from nas.search.config import from_document
@@ -76,6 +76,8 @@ def test_each_record_decodes_to_its_network_again(finished: SearchResult) -> Non
 def test_the_report_names_the_winner(finished: SearchResult) -> None:
     page = finished.run.path("report.md").read_text()
     assert finished.winner.arch_hash in page
+    assert any(line.startswith("An accuracy is counted on 18 validation images") for line in finished.warnings)
+    assert "- An accuracy is counted on 18 validation images" in page
     assert "optimism" in page and "## Conditions" in page
 
 
@@ -107,6 +109,26 @@ def test_a_run_on_other_data_is_not_continued(finished: SearchResult, run_copy: 
     with pytest.raises(RunError, match=r"cannot be continued, .*: data\.fingerprint: the run has .*, now "):
         resume(run_copy, budget=5)
     assert (run_copy / "trials.csv").read_text() == before
+
+
+def test_a_run_goes_on_from_another_folder_and_with_images_that_have_moved(
+    finished: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = finished.run.manifest["config"]
+    shutil.copytree(config["data"], tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    settings = {**SETTINGS, "space": config["space"], "recipe": config["recipe"]}
+    run = nas.search(**settings, data="photos", budget=1, out="run").run
+    assert run.manifest["config"]["data"] == str(tmp_path / "photos")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(resume(tmp_path / "run", budget=2).records) >= 2
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    with pytest.raises(RunError, match=r"images are not at .*photos, where they were.*--data PATH"):
+        resume(tmp_path / "run", budget=3)
+    resume(tmp_path / "run", budget=3, data="../moved")
+    stored = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert stored["config"]["data"] == str(tmp_path / "moved")
 
 
 def test_a_run_on_another_device_is_not_continued(run_copy: Path) -> None:
@@ -198,6 +220,41 @@ def test_settings_of_the_first_runs_are_understood(finished: SearchResult) -> No
     for name in ("devices", "skip_broken", "warm_start", "enqueue"):
         stored.pop(name)
     assert from_document({**stored, "device": "cpu"}).devices == "cpu"
+
+
+def test_a_damaged_file_is_named_when_a_run_is_continued(run_copy: Path) -> None:
+    (run_copy / "finalists.json").write_text("{")
+    with pytest.raises(RunError, match=r"finalists\.json: cannot be read .* Delete it, and have .* --resume"):
+        resume(run_copy)
+    (run_copy / "finalists.json").unlink()
+    for name in ("warnings.json", "trials.csv", "winner.yaml"):
+        (run_copy / name).write_text("{")  # nothing is read of them: they are written again
+    resume(run_copy)
+    assert load_run(run_copy).winner
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    (run_copy / "manifest.json").write_text(json.dumps({**manifest, "config": None}))
+    with pytest.raises(RunError, match=r"manifest\.json: config: found nothing"):
+        resume(run_copy)
+
+
+def test_workers_that_cannot_work_are_said_with_the_command_to_continue(
+    finished: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, said = finished.run.manifest["config"], []
+
+    class Listener(session.Watcher):
+        def note(self, sentence: str) -> None:
+            said.append(sentence)
+
+    def fails(*_: object) -> None:
+        raise DeviceError("cpu: its worker was killed.")
+
+    monkeypatch.setattr(session, "run_loop", fails)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    names = {name: config[name] for name in ("space", "data", "recipe")}
+    with pytest.raises(DeviceError, match=r"was killed\. Continue with: nas search --resume .*run$"):
+        nas.search(**{**SETTINGS, **names, "devices": "cpu:2"}, budget=1, out=tmp_path / "run", watcher=Listener())
+    assert any("2 workers share 1 usable core, so" in sentence for sentence in said)
 
 
 def test_a_script_without_the_usual_guard_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

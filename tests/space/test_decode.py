@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import spaces
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas.blocks import rules
+from nas.cost import count
+from nas.models import Network
 from nas.space import (
     Domain,
     SearchSpace,
@@ -227,6 +230,12 @@ layers = st.fixed_dictionaries(
         "num_layers": st.one_of(some([1, 2, 3]), st.just({"min": 1, "max": 4})),
         "stride": some([1, 2]),
         "activation": some(["silu", "relu"]),
+        "skip": some(["identity", "pool", "none"]),
+        "se_base": some(["input", "expanded"]),
+        "se_activation": some(["block", "relu"]),
+        "keep_projection": some([True, False]),
+        "scale_width": st.sampled_from(["always", "up", "never"]),
+        "scale_depth": st.booleans(),
     },
 )
 runs = st.lists(
@@ -244,12 +253,16 @@ documents = st.fixed_dictionaries(
         "resolution": some([16, 32, 64]),
         "stem": st.just({"block": "conv", "out_channels": 8}),
         "stages": st.lists(stages, min_size=1, max_size=3),
-        "head": st.sampled_from([{}, {"block": "conv", "out_channels": [32, 64]}]),
+        "head": st.sampled_from(
+            [{}, {"block": "conv", "out_channels": [32, 64]}, {"block": "conv", "out_channels": 32, "pool_first": True}]
+        ),
     },
     optional={
         "activation": some(["silu", "hard_swish"]),
         "width_mult": some([0.5, 1, 1.25]),
         "depth_mult": some([0.5, 1, 1.4]),
+        "attention": st.just("gc"),
+        "se_divisor": st.just(8),
     },
 )
 
@@ -288,3 +301,21 @@ def test_every_decode_of_a_random_space_is_a_member_that_survives_its_file(
     again = load("again.yaml", known)
     assert not choices(again)
     assert decode(again, choose).arch_hash == spec.arch_hash
+
+
+@given(documents, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_two_decodes_with_one_hash_are_one_network_and_survive_being_resolved(
+    here: Path, document: dict[str, Any], rng: random.Random
+) -> None:
+    (here / "random.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    space = load("random.yaml", rules())
+    networks: dict[str, str] = {}
+    for _ in range(6):
+        spec = decode(space, random_choose(rng), num_classes=3)
+        assert spec.resolved().resolved() == spec.resolved()
+        assert spec.resolved().arch_hash == spec.arch_hash
+        with torch.device("meta"):
+            network = Network(spec)
+        assert sum(parameter.numel() for parameter in network.parameters()) == count(spec).params
+        assert networks.setdefault(spec.arch_hash, repr(network)) == repr(network)

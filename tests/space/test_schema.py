@@ -66,7 +66,7 @@ x.yaml:21: head.dropout: found 1.5; allowed: a number from 0 up to 0.95.
 x.yaml:23: forbid[0].stage: found 9; allowed: the number of one stage, 1 to 5.
 x.yaml:24: forbid[1]: a rule without keys forbids everything. Name at least one key.
 x.yaml:25: forbid[2].kernel_size: found {'min': 3}; allowed: a value or a list of values.
-x.yaml:27: constraints.num_parms: unknown cost. Known: num_params, macs, step_time_ms, peak_memory_mib. \
+x.yaml:27: constraints.num_parms: unknown cost. Known: num_params, macs, step_time_ms, latency_ms, peak_memory_mib. \
 Did you mean num_params?
 x.yaml:28: constraints.step_time_ms.max: found 12; allowed: a positive number with a unit (ms, us, s), such as 12ms.
 x.yaml:29: constraints.macs: found {'min': '2G', 'max': '1G'}; allowed: a min that is not above the max.

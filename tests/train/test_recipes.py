@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from nas.errors import UnknownNameError, UsageError
+from nas.train import recipes
 from nas.train.recipes import RECIPES, from_document, load_recipe
 
 
@@ -88,6 +90,39 @@ def test_a_value_that_cannot_be_used_is_named(tmp_path: Path, line: str) -> None
     key = line.partition(":")[0]
     with pytest.raises(UsageError, match=rf"mine\.yaml: {key}.*: found .*; allowed: "):
         load_recipe(write(tmp_path, line))
+
+
+def test_a_number_with_an_exponent_and_no_point_is_a_number(tmp_path: Path) -> None:
+    found = load_recipe(write(tmp_path, "learning_rate: 1e-3\nweight_decay: 5E-2\nbetas: [0.9, 9.9e-1]\nname: '1e-3'"))
+    assert (found.learning_rate, found.weight_decay, found.betas, found.name) == (0.001, 0.05, (0.9, 0.99), "1e-3")
+
+
+def test_the_documentation_has_every_key_with_its_values() -> None:
+    rows = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8").splitlines()
+    for prefix, allowed in (("", recipes._ALLOWED), ("progressive.", recipes._ALLOWED_PROGRESSIVE)):
+        for key, (_, values) in allowed.items():
+            quick, standard = (_shown(RECIPES[name], prefix, key) for name in ("quick", "standard"))
+            row = f"| `{prefix}{key}` | {quick} | {standard} | {values} |"
+            assert any(line.startswith(row) for line in rows), row
+    named = [
+        line for line in rows if line.startswith(("| `progressive.", *(f"| `{key}` |" for key in recipes._ALLOWED)))
+    ]
+    assert len(named) == len(recipes._ALLOWED) + len(recipes._ALLOWED_PROGRESSIVE)
+    assert set(recipes._ALLOWED) == {item.name for item in fields(recipes.Recipe)} - {"progressive"}
+    assert set(recipes._ALLOWED_PROGRESSIVE) == {item.name for item in fields(recipes.Progressive)}
+
+
+def _shown(recipe: recipes.Recipe, prefix: str, key: str) -> str:
+    value = getattr(recipe.progressive if prefix else recipe, key)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f"{item:.3g}" for item in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"\x80")
+    with pytest.raises(UsageError, match="cannot be read as a recipe"):
+        load_recipe(tmp_path / "mine.yaml")
 
 
 @pytest.mark.parametrize(("text", "words"), [("- 1", "found list"), ("a: [", "cannot be read as a recipe")])

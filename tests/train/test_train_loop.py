@@ -110,7 +110,13 @@ def test_the_accuracy_is_that_of_counting_one_by_one(tiny_spec: ArchSpec, tiny_d
         right += int(state.network(x).argmax()) == int(label)
     n = len(tiny_data.val.labels)
     assert accuracy == pytest.approx(right / n)
-    assert error == pytest.approx(math.sqrt(right / n * (1 - right / n) / n))
+    assert error == loop.proportion_error(right, n)
+
+
+def test_the_error_of_an_accuracy_is_never_zero_and_that_of_many_images_the_usual_one() -> None:
+    assert [loop.proportion_error(k, 18) for k in (0, 18)] == pytest.approx([math.sqrt(19 / 20**3)] * 2)
+    assert loop.proportion_error(1, 2) == pytest.approx(0.25)  # p = 1/2 of 4
+    assert loop.proportion_error(8_000, 10_000) == pytest.approx(math.sqrt(0.8 * 0.2 / 10_000), rel=1e-3)
 
 
 def test_evaluation_changes_nothing(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:
