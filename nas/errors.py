@@ -21,7 +21,7 @@ A message reads *where: what was found; what is allowed. What to do.* and fits o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 
 class NasError(Exception):
@@ -84,6 +84,9 @@ class TrialBug(SearchError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean X?` for the nearest known name, or an empty string where none is near."""
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {matches[0]}?" if matches else ""
+    """Return ` Did you mean X?` for the nearest known name (the first of equally near ones), or an empty string."""
+    words = sorted(known)
+    matches = get_close_matches(name, words, n=max(1, len(words)), cutoff=0.6)
+    # difflib puts the last of equals first: efficientnet_bo would be told of efficientnet_b7.
+    best = min(matches, key=lambda word: (-SequenceMatcher(None, word, name).ratio(), word), default="")
+    return f" Did you mean {best}?" if best else ""

@@ -372,28 +372,55 @@ def merged(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
 
 
 def settled(stage: StageSpec, in_channels: int) -> StageSpec:
-    """Return a resolved stage without wishes for a skip connection where no block of a run can have one.
+    """Return a resolved stage without wishes for a skip connection where a block can have none.
 
-    Identity needs stride 1 and equal channels, pooling needs equal channels; so that a wish without effect makes no
-    second text of one network.
+    So that a wish without effect makes no second text of one network: a block that can have none takes the wish of the
+    block after it where that makes one run of them, and else loses its own.
     """
-    runs = []
-    for layer in stage.layers:
-        equal = layer.out_channels == in_channels
-        possible = layer.num_layers > 1 or (equal and (layer.stride == 1 or layer.skip == "pool"))
-        runs.append(layer if possible else replace(layer, skip=""))
+    only = stage.layers[0]
+    if not any(layer.skip for layer in stage.layers) or (len(stage.layers) == 1 and only.num_layers > 1):
+        return stage  # what follows would find the same; nearly every stage ends here
+    layers = settled_layers(stage, in_channels)
+    for index in reversed(range(len(layers) - 1)):
+        this, after = layers[index], layers[index + 1]
+        before = layers[index - 1].out_channels if index else in_channels
+        joined = replace(this, skip=after.skip)
+        if joined == replace(after, stride=this.stride) and not (_has_skip(this, before) or _has_skip(joined, before)):
+            layers[index] = joined
+    return StageSpec(merged(tuple(layers)))
+
+
+def settled_layers(stage: StageSpec, in_channels: int) -> list[LayerSpec]:
+    """Return a resolved stage block by block, each without a wish for a skip connection that it cannot have.
+
+    Two stages with the same blocks here are one, and have one text once they are `settled`.
+    """
+    layers = []
+    for layer in single_layers(stage):
+        layers.append(layer if _has_skip(layer, in_channels) else replace(layer, skip=""))
         in_channels = layer.out_channels
-    return StageSpec(merged(tuple(runs)))
+    return layers
+
+
+def _has_skip(layer: LayerSpec, in_channels: int) -> bool:
+    """Tell whether a block's shapes allow what it wishes: identity needs stride 1 and equal channels, pooling the latter."""
+    return layer.out_channels == in_channels and (layer.stride == 1 or layer.skip == "pool")
 
 
 def summary(spec: ArchSpec) -> str:
-    """Return one readable line: each stage of the resolved network as block, kernel, expansion, SE, width, depth."""
+    """Return one readable line: each stage of the resolved network as block, kernel, expansion, SE, skip, width, depth.
+
+    Without the small print of squeeze-excitation, which is a family's and not a network's.
+    """
     parts = []
     for stage in spec.resolved().stages:
         for layer in stage.layers:
             options = "".join(
-                f"_{_SHORT.get(key, key)}{_plain(value)}" for key, value in layer.options if value not in (0, False)
+                f"_{_SHORT.get(key, key)}{_plain(value)}"
+                for key, value in layer.options
+                if value not in (0, False) and (key == "se_ratio" or not key.startswith("se_"))
             )
+            options += f"_skip-{layer.skip}" if layer.skip else ""
             parts.append(f"{_SHORT.get(layer.block, layer.block)}{options}_c{layer.out_channels}x{layer.num_layers}")
     return f"{spec.resolved().resolution}px " + " ".join(parts)
 

@@ -36,6 +36,7 @@ def test_nearest_suggests_only_what_is_near() -> None:
     assert nearest("kernal_size", ["kernel_size", "stride"]) == " Did you mean kernel_size?"
     assert nearest("zzz", ["kernel_size", "stride"]) == ""
     assert nearest("x", []) == ""
+    assert nearest("b_x", ["b_7", "b_0", "b_1"]) == " Did you mean b_0?"
 
 
 def test_every_error_survives_the_way_from_another_process() -> None:

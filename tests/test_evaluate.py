@@ -122,7 +122,7 @@ def test_a_latency_is_measured_where_a_limit_asks_for_it(
     assert "latency_ms" not in evaluator(tiny_spec, tiny_data).run_phase(tiny_spec, 0, None, seed=0).measurements
     limited = evaluator(tiny_spec, tiny_data, Limit("latency_ms", max=5), latency_batch_size=4)
     result = limited.run_phase(tiny_spec, 0, None, seed=0)
-    assert (result.outcome, result.reason) == ("infeasible", "latency_ms.max exceeded by 20.0%")
+    assert (result.outcome, result.reason) == ("infeasible", "latency_ms 6 ms, the limit of 5 ms exceeded by 20.0%")
     assert result.slacks == {"latency_ms.max": pytest.approx(0.2)}
     assert result.measurements["latency_ms"].n == 50 and sizes == [4]
     kept = evaluator(tiny_spec, tiny_data, Limit("latency_ms", max=7))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,8 +11,11 @@ from hypothesis import strategies as st
 
 from nas import lint as lint_module
 from nas.blocks import rules
+from nas.blocks._layers import skip_connection
 from nas.lint import distinct, lint, union_size
+from nas.models import places
 from nas.space import SearchSpace, choices, decode, load, stored_choose
+from nas.spec import ArchSpec
 
 HEAD = "stem: {block: conv, out_channels: [8, 16]}\nhead: {block: conv, out_channels: [32, 64], dropout: [0, 0.2]}\n"
 STAGES = {
@@ -22,6 +24,11 @@ STAGES = {
     "runs": "{out_channels: 16, layers: [{block: mbconv, kernel_size: [3, 5], num_layers: [1, 2]}, "
     "{block: [mbconv, dwsep], kernel_size: [3, 5]}]}",
     "activation": "{block: [conv, dwsep], activation: [relu, silu], out_channels: 16, per_layer: [activation]}",
+    "layers": "{block: mbconv, kernel_size: [3, 5], expand_ratio: [1, 2], out_channels: [8, 16], num_layers: [1, 2], "
+    "per_layer: [kernel_size, expand_ratio]}",
+    "skips": "{block: [conv, mbconv], skip: [identity, pool, none], out_channels: [8, 16], num_layers: [1, 2], stride: 2}",
+    "skips of layers": "{block: [conv, mbconv], skip: [identity, pool, none], out_channels: 16, num_layers: [1, 2], "
+    "stride: 2, per_layer: [skip]}",
 }
 TOPS = {
     "plain": "resolution: 32",
@@ -38,13 +45,16 @@ def read(folder: Path, top: str, *stages: str, rest: str = HEAD) -> SearchSpace:
     return load(file, rules())
 
 
-def brute_force(space: SearchSpace) -> int:
+def networks(space: SearchSpace) -> list[ArchSpec]:
     domains = choices(space)
-    hashes = {
-        decode(space, stored_choose(dict(zip(domains, values, strict=True)))).arch_hash
+    return [
+        decode(space, stored_choose(dict(zip(domains, values, strict=True))))
         for values in itertools.product(*(domain.values for domain in domains.values()))
-    }
-    return len(hashes)
+    ]
+
+
+def brute_force(space: SearchSpace) -> int:
+    return len({spec.arch_hash for spec in networks(space)})
 
 
 @pytest.mark.parametrize("top", TOPS)
@@ -81,16 +91,61 @@ def test_a_stage_keeps_its_activation_where_the_stem_has_its_own(tmp_path: Path)
     assert distinct(space) == brute_force(space) == 4
 
 
-@given(
-    st.lists(
-        st.tuples(*[st.frozensets(st.integers(0, 3), max_size=4)] * 3),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_the_union_of_products_is_counted_exactly(boxes: list[Any]) -> None:
-    tuples = {item for box in boxes for item in itertools.product(*box)}
-    assert union_size(boxes) == len(tuples)
+SKIPS = [
+    "{block: mbconv, kernel_size: [3, 5], out_channels: [8, 16], num_layers: [1, 2], stride: 2, "
+    "skip: [identity, pool, none], per_layer: [kernel_size]}",
+    "{block: mbconv, out_channels: [8, 16], num_layers: [1, 2], skip: [identity, pool, none], per_layer: [skip]}",
+]
+
+
+@pytest.mark.parametrize("width_mult", [1, 0.5])
+@pytest.mark.parametrize("stages", [SKIPS, SKIPS[::-1]], ids=["stride first", "stride last"])
+def test_skips_that_depend_on_the_stage_before_equal_brute_force(
+    tmp_path: Path, stages: list[str], width_mult: float
+) -> None:
+    """At half the width 16 and 8 are both 8: the wishes have another effect, and two widths are one."""
+    rest = "stem: {block: conv, out_channels: 16}\nhead: {}\n"
+    space = read(tmp_path, f"resolution: 32\nwidth_mult: {width_mult}", *stages, rest=rest)
+    specs = networks(space)
+    size = len({spec.arch_hash for spec in specs})
+    assert distinct(space) == size == len({built(spec) for spec in specs})
+
+
+def test_multipliers_over_stages_chosen_by_layer_equal_brute_force(tmp_path: Path) -> None:
+    rest = "stem: {block: conv, out_channels: 8}\nhead: {}\n"
+    stages = [SKIPS[0].replace(", pool", ""), SKIPS[0].replace("[identity, pool, none]", "identity")]
+    space = read(tmp_path, "resolution: [32, 64]\nwidth_mult: [1, 0.6]", *stages, rest=rest)
+    assert distinct(space) == brute_force(space)
+
+
+def built(spec: ArchSpec) -> tuple[object, ...]:
+    """What a network is built from: a wish for a skip connection counts by the connection that comes of it."""
+    found: list[object] = []
+    for place in places(spec):
+        args = place.args
+        skip = skip_connection(args.skip, args.in_channels, args.out_channels, args.stride)
+        options = tuple(sorted(args.options.items()))
+        found.append((place.part, place.layer.block, args.out_channels, args.stride, options, type(skip).__name__))
+    return tuple(found)
+
+
+Box = tuple[frozenset[int], ...]
+
+
+def _boxes(places: int) -> st.SearchStrategy[list[Box]]:
+    return st.lists(st.tuples(*[st.frozensets(st.integers(0, 3), max_size=4)] * places), max_size=3)
+
+
+@given(st.lists(st.tuples(_boxes(1), _boxes(3), _boxes(2)), min_size=1, max_size=3))
+def test_the_union_of_products_is_counted_exactly(products: list[tuple[list[Box], ...]]) -> None:
+    words = {
+        tuple(itertools.chain(*parts))
+        for product in products
+        for parts in itertools.product(
+            *({word for box in part for word in itertools.product(*box)} for part in product)
+        )
+    }
+    assert union_size(products) == len(words)
 
 
 def test_a_space_too_large_to_enumerate_has_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +188,19 @@ def test_the_report_of_a_small_space(tmp_path: Path) -> None:
         ("", "{block: fused_mbconv, expand_ratio: [1, 2], se_ratio: [0, 0.25], out_channels: 8}", ()),
         ("depth_mult: [0.9, 1]", "{block: conv, out_channels: 8, num_layers: [1, 2]}", ("depth_mult: every value",)),
         ("depth_mult: [0.5, 1]", "{block: conv, out_channels: 8, num_layers: [1, 2]}", ()),
+        ("", "{block: mbconv, out_channels: 16, skip: [identity, none]}", ("s1.skip: every value gives the same",)),
+        ("", "{block: mbconv, out_channels: [8, 16], skip: [identity, none]}", ()),
+        ("", "{block: mbconv, out_channels: 16, skip: [identity, none], num_layers: [1, 2]}", ()),
+        (
+            "",
+            "{block: mbconv, out_channels: 16, skip: [identity, none], num_layers: [1, 2], per_layer: [skip]}",
+            ("s1.l1.skip: every value gives the same",),
+        ),
+        (
+            "width_mult: 0.25",
+            "{block: mbconv, kernel_size: [3, 5], out_channels: [16, 24], num_layers: 2, per_layer: [kernel_size]}",
+            ("s1.out_channels: every value",),
+        ),
     ],
 )
 def test_choices_that_can_never_matter_are_named(
@@ -157,6 +225,15 @@ def test_a_last_stage_of_one_pixel_is_warned_about(tmp_path: Path) -> None:
         tmp_path, "resolution: 8", "{block: conv, out_channels: 8, stride: 4}"
     )
     assert "pixels" not in warnings(tmp_path, "resolution: 16", "{block: conv, out_channels: 8, stride: 4}")
+
+
+def test_a_head_after_the_pooling_is_no_stage_of_one_pixel(tmp_path: Path) -> None:
+    stage = "{block: conv, out_channels: [8, 16], stride: 2}"
+    rest = (
+        "stem: {block: conv, out_channels: 8}\nhead: {block: conv, kernel_size: 1, out_channels: 8, pool_first: true}\n"
+    )
+    found = lint(read(tmp_path, "resolution: 8", stage, rest=rest), samples=10).warnings
+    assert not [line for line in found if "pixels" in line]
 
 
 def test_a_tiny_space_is_warned_about(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -30,6 +31,7 @@ from nas.spec import (
     round_depth,
     round_resolution,
     scaled,
+    settled,
     single_layers,
     summary,
 )
@@ -364,6 +366,24 @@ def test_any_changed_key_of_a_layer_gives_another_hash(change: dict[str, Any]) -
     assert network((replace(BLOCK, **change),)).arch_hash != network((BLOCK,)).arch_hash
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("before", [8, 16], ids=["other channels", "equal channels"])
+def test_a_wish_for_a_skip_connection_makes_one_text_of_one_network(stride: int, before: int) -> None:
+    """Layer by layer: the first block of a stage has a skip connection, or none, whatever it wishes."""
+    wishes = ["", "none", "pool"]
+    found: dict[tuple[str, ...], set[str]] = {}
+    for names in itertools.product(wishes, repeat=3):
+        layers = [replace(BLOCK, out_channels=16, num_layers=1, skip=name) for name in names]
+        spec = network((replace(layers[0], stride=stride), *layers[1:]))
+        spec = replace(spec, stem=replace(spec.stem, out_channels=before))
+        possible = before == 16 and (stride == 1 or names[0] == "pool")
+        first = names[0] if possible else "none"
+        found.setdefault((first, *names[1:]), set()).add(spec.arch_hash)
+        assert settled(spec.resolved().stages[0], before) == spec.resolved().stages[0]
+    assert all(len(hashes) == 1 for hashes in found.values())
+    assert len(set().union(*found.values())) == len(found)
+
+
 def test_every_field_of_a_spec_is_tested_for_its_part_in_the_identity() -> None:
     acts_through_rounding = {"channel_divisor", "round_limit"}
     for_people = {"name", "reference"}
@@ -422,3 +442,5 @@ def test_the_document_of_a_resolved_network_is_the_same_network(tmp_path: Path) 
 def test_the_summary_shows_the_resolved_network() -> None:
     assert summary(network((BLOCK,), depth_mult=2.0, width_mult=2.0)) == "32px mbconv_e4_k3_c32x4"
     assert summary(V2_B0).startswith("192px fused_e1_k3_c16x1 fused_e4_k3_c32x2")
+    assert summary(network((replace(BLOCK, skip="none"),))) == "32px mbconv_e4_k3_skip-none_c16x2"
+    assert "mbconv_e3_k5_se0.25_c40x3" in summary(load_arch("mobilenet_v3_large"))

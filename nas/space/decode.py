@@ -11,6 +11,9 @@ from nas.spec import ArchSpec, LayerSpec, Rules, StageSpec, Value, merged
 Choose = Callable[[str, Domain], Value]
 """Picks one value of a domain: an Optuna trial, a seeded random generator or stored values, by the choice's name."""
 
+SHAPING = ("activation", "width_mult", "depth_mult")
+"""The choices for the whole network that act on its layers; the others are numbers of the network itself."""
+
 
 def decode(
     space: SearchSpace,

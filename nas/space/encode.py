@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 
 from nas.errors import SpaceError
-from nas.space.decode import choices, decode, decode_stage, stored_choose
+from nas.space.decode import SHAPING, choices, decode, decode_stage, stored_choose
 from nas.space.model import Domain, SearchSpace
-from nas.spec import ArchSpec, LayerSpec, StageSpec, Value, settled, single_layers
+from nas.spec import ArchSpec, LayerSpec, StageSpec, Value, settled, settled_layers
 
 Choices = dict[str, Value]
 
@@ -29,8 +29,10 @@ def encode(space: SearchSpace, spec: ArchSpec) -> Choices:
     target = spec.resolved()
     where, fitted = "", -1
     nearest: ArchSpec | None = None
-    for top in _combinations({name: domain for name, domain in domains.items() if "." not in name}):
-        found = first | top
+    top = {name: domain for name, domain in domains.items() if "." not in name}
+    numbers = {name: domain for name, domain in top.items() if name not in SHAPING}
+    for shape in _combinations({name: domain for name, domain in top.items() if name in SHAPING}):
+        found = first | shape
         for step, (part, solve) in enumerate(_parts(space, domains, target), 1):
             solution = solve(found)
             if solution is None:
@@ -38,11 +40,12 @@ def encode(space: SearchSpace, spec: ArchSpec) -> Choices:
                     where, fitted = part, step
                 break
             found |= solution
-        else:
-            made = _decoded(space, found, spec)
-            if made.arch_hash == spec.arch_hash:
-                return found
-            nearest = nearest or made.resolved()
+        else:  # all layers fit: it takes the resolution and the rates besides
+            for own in _combinations(numbers):
+                made = _decoded(space, found | own, spec)
+                if made.arch_hash == spec.arch_hash:
+                    return found | own
+                nearest = nearest or made.resolved()
     what = f"{where} does not fit; found {_shown(target, where)}"
     if nearest is not None:  # all layers fit
         what = "; ".join(
@@ -102,28 +105,36 @@ def _stage(
     """Return the choices of a stage, or None."""
     prefix = f"s{number}."
     own = {name: domain for name, domain in domains.items() if name.startswith(prefix)}
-    per_layer = space.stages[number - 1].per_layer
-    of_layer = {name: domain for name, domain in own.items() if per_layer and name.startswith(f"{prefix}l")}
-    of_layer = {name: domain for name, domain in of_layer.items() if name.count(".") == 2}
+    of_layer = {
+        name: domain for name, domain in own.items() if space.stages[number - 1].per_layer and name.count(".") == 2
+    }
     whole = _decoded(space, found, target)
-    before = target.stem if number == 1 else target.stages[number - 2].layers[-1]
+    before = target.stem.out_channels if number == 1 else target.stages[number - 2].layers[-1].out_channels
+    blocks = settled_layers(wanted, before)
 
     def made(values: Choices) -> StageSpec:
         choose = stored_choose(found | values)
         activation = str(found.get("activation", space.activation.values[0]))
-        return settled(whole.resolved_stage(decode_stage(space, number, choose, activation)), before.out_channels)
+        return whole.resolved_stage(decode_stage(space, number, choose, activation))
 
     for shared in _combinations({name: domain for name, domain in own.items() if name not in of_layer}):
         values = shared | {name: domain.values[0] for name, domain in of_layer.items()}
-        for index, layer in enumerate(single_layers(wanted), 1):
+        if of_layer and whole.depth_mult == 1 and made(values).num_layers != wanted.num_layers:
+            continue  # each layer is tried by itself below, but none could help
+        for index, block in enumerate(blocks, 1):
             mine = {name: domain for name, domain in of_layer.items() if name.startswith(f"{prefix}l{index}.")}
             if not mine:
                 continue
             fits = (
-                own for own in _combinations(mine) if single_layers(made(values | own))[index - 1 : index] == [layer]
+                choice
+                for choice in _combinations(mine)
+                if settled_layers(made(values | choice), before)[index - 1 : index] == [block]
             )
-            values |= next(fits, {})
-        if made(values) == wanted:
+            choice = next(fits, None)
+            if choice is None and whole.depth_mult == 1:
+                break  # a multiplier on depth moves layers: only without one does this settle the matter
+            values |= choice or {}
+        if settled(made(values), before) == wanted:
             return values
     return None
 

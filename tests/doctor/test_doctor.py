@@ -110,7 +110,7 @@ def test_every_extra_is_explained_or_for_developers() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     table = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
     names = {line.split("=")[0].strip() for line in table.splitlines() if " = [" in line}
-    assert names == {*software.EXTRAS, "test", "lint", "docs", "dev"}
+    assert names == {*software.EXTRAS, "parity", "test", "lint", "docs", "dev"}
 
 
 # --- device -------------------------------------------------------------------------------------------------

@@ -95,7 +95,8 @@ def test_latencies_are_told_where_they_were_measured(folder: Path, tmp_path: Pat
     final = finalist(timed, 0.8) | {"latency_ms": [4.0, 5.5], "latency_mad_ms": [0.1, 0.3]}
     other = fabricate(tmp_path / "timed", [timed, trial(1, accuracy=0.7)], [final], [])
     manifest = other / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"config": {"latency_batch_size": 8}}))
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(facts | {"config": facts["config"] | {"latency_batch_size": 8}}))
     text = page(load_run(other))
     assert "- latency 4.75 ms (MAD 0.3), eager inference at batch 8" in text
     assert "| latency, ms |" in text and "| 4.5 ± 0.25 |" in text
