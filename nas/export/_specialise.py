@@ -331,7 +331,9 @@ def _inline_constants(name: str, node: ast.FunctionDef, texts: Mapping[str, Defi
 
 def _spare_attributes(node: ast.ClassDef) -> None:
     """Take away attributes that are None or the identity, and then those that nobody reads."""
-    (make,) = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    make = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
+    if make is None:  # a class of torch with another forward
+        return
     held = {_attribute(line): line.value for line in make.body if isinstance(line, ast.Assign) and _attribute(line)}
     empty = {name for name, value in held.items() if ast.unparse(value) in ("None", "nn.Identity()")}
 
