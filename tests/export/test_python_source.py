@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
@@ -15,12 +16,12 @@ import torch
 from torch import nn
 
 from nas.blocks._layers import DropPath
-from nas.catalog import load_arch
+from nas.catalog import load_arch, load_space
 from nas.export import Images, Subject, timm_module
 from nas.export._layout import broken, listed, literal
 from nas.export.pytorch import source
 from nas.models import Network, build
-from nas.space import library
+from nas.space import decode, library, random_choose
 from nas.spec import ArchSpec, scaled
 
 REFERENCES = [name.removeprefix("reference/") for name in library.names() if name.startswith("reference/")]
@@ -84,6 +85,18 @@ def test_training_goes_on_as_it_did(name: str) -> None:
         assert torch.equal(*outputs)
     outputs[-1].sum().backward()
     assert all(parameter.grad is not None for parameter in found.parameters())
+
+
+@pytest.mark.parametrize("space", ["v2_tiny", "mnasnet_tiny", "mobilenet_v3_tiny"])
+def test_whatever_a_space_makes_gives_the_same_scores(space: str) -> None:
+    found, rng = load_space(space), random.Random(1)
+    for _ in range(4):
+        spec = decode(found, random_choose(rng), num_classes=5)
+        network = build(spec, seed=0).eval()
+        written = loaded(subject(spec)).eval()
+        written.load_state_dict(network.state_dict())
+        x = torch.randn(2, spec.in_channels, 32, 32)
+        assert torch.equal(written(x), network(x))
 
 
 def test_only_what_the_network_uses_is_written() -> None:
