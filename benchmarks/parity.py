@@ -4,8 +4,9 @@
     python -m benchmarks.parity resnet50      # some of them; prints only
 
 Counts are made three times: by the formulas of the blocks, by fvcore on the built network (batch 1), and in the library
-(`tests/golden/reference_networks.json`). Outputs are compared with the library's weights loaded by `load_weights`, on a
-65-pixel image: with odd sizes TensorFlow's padding, which some of timm's models have, is the symmetric one.
+(`tests/golden/reference_networks.json`). Outputs are compared with the weights of timm's model (random ones; none are
+downloaded) loaded by `load_weights`, and with its epsilon of batch norm, where our file has another: on 65-pixel images, for at
+32 n + 1 pixels TensorFlow's padding, which some of timm's models have, is the symmetric one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import platform
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,11 @@ OUT = Path(__file__).resolve().parents[1] / "results" / "published" / "reference
 PIXELS = 65
 
 
-def randomised(network: nn.Module, eps: float, seed: int = 1) -> nn.Module:
+def randomised(network: nn.Module, seed: int = 1) -> nn.Module:
     """Give the norms statistics of their own, so that activations neither vanish nor hide a swapped norm."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps = eps
             assert module.running_mean is not None and module.running_var is not None
             module.weight.data.uniform_(0.8, 1.2, generator=generator)
             module.bias.data.uniform_(-0.1, 0.1, generator=generator)
@@ -48,15 +49,20 @@ def randomised(network: nn.Module, eps: float, seed: int = 1) -> nn.Module:
     return network
 
 
+def norm_eps(network: nn.Module) -> float:
+    """Return the epsilon of a network's batch norms, which is one."""
+    (found,) = {module.eps for module in network.modules() if isinstance(module, nn.BatchNorm2d)}
+    return float(found)
+
+
 def forward_error(name: str, timm: Any) -> float:
-    """Return the largest difference of the class scores over their largest size, with timm's weights in our network.
+    """Return the largest difference of the class scores over their largest size, with timm's weights and epsilon in ours.
 
     The weights go through a file, and back into timm's model: both `strict`.
     """
     torch.manual_seed(0)
-    spec = load_arch(name)
-    theirs = randomised(timm.create_model(NETWORKS[name].timm), spec.norm_eps).eval()
-    ours = build(spec, seed=0).eval()
+    theirs = randomised(timm.create_model(NETWORKS[name].timm)).eval()
+    ours = build(replace(load_arch(name), norm_eps=norm_eps(theirs)), seed=0).eval()
     with tempfile.TemporaryDirectory() as folder:
         save_file(theirs.state_dict(), Path(folder) / "theirs.safetensors")
         load_weights(ours, Path(folder) / "theirs.safetensors")
@@ -83,6 +89,8 @@ def row(name: str, timm: Any, golden: dict[str, Any]) -> dict[str, Any]:
         "macs_difference": ours.macs - golden["macs"],
         "fvcore_params_difference": built.params - golden["params"],
         "fvcore_macs_difference": built.macs - golden["macs"],
+        "norm_eps": spec.norm_eps,
+        "library_norm_eps": norm_eps(timm.create_model(golden["timm"])),
         "forward_error": forward_error(name, timm),
     }
 
@@ -90,8 +98,11 @@ def row(name: str, timm: Any, golden: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Compare networks; write the evidence where all were compared."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="; ".join(NETWORKS))
     wanted = parser.parse_args().networks or list(NETWORKS)
+    unknown = sorted(set(wanted) - set(NETWORKS))
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: not known")
     timm, torchvision = load()
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))["networks"]
     rows = {}
@@ -114,8 +125,8 @@ def main() -> None:
             "torchvision": torchvision.__version__.split("+")[0],
             "python": platform.python_version(),
         },
-        "forward": f"two random images of {PIXELS} x {PIXELS} pixels on the CPU, random batch-norm statistics; "
-        "largest difference of a class score over the largest score",
+        "forward": f"Forward error: two random images of {PIXELS} x {PIXELS} pixels on the CPU, timm's random weights, random "
+        "batch-norm statistics and its epsilon in both; the largest difference of a class score over the largest score",
         "networks": rows,
     }
     write_text(OUT, json.dumps(document, indent=1) + "\n")

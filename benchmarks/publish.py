@@ -136,21 +136,22 @@ def networks_table() -> str:
     """Return the reference networks beside their libraries as Markdown."""
     content = json.loads((PUBLISHED / "reference_networks.json").read_text(encoding="utf-8"))
     lines = [
-        "| network | pixels | params | MACs | library | difference: formulas, fvcore | forward error |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| network | pixels | params | MACs | library | params, MACs: ours - library's | the same by fvcore "
+        "| norm epsilon: ours, timm's | forward error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in content["networks"].items():
         formulas, fvcore = (
             f"{row[f'{source}params_difference']}, {row[f'{source}macs_difference']}" for source in ("", "fvcore_")
         )
         lines.append(
-            f"| `{name}` | {row['pixels']} | {row['params']:,} | {row['macs']:,} | {row['library']} | {formulas}; {fvcore} | "
-            f"{row['forward_error']:.1e} |"
+            f"| `{name}` | {row['pixels']} | {row['params']:,} | {row['macs']:,} | {row['library']} | {formulas} | {fvcore} | "
+            f"{row['norm_eps']:g}, {row['library_norm_eps']:g} | {row['forward_error']:.1e} |"
         )
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     lines += [
         "",
-        f"Differences are in parameters and in multiply-adds, against the library's own network. {content['forward']}. Made by "
+        f"{content['forward']}. Made by "
         f"`{content['made_by']}` with {versions}; raw values in `results/published/reference_networks.json`.",
     ]
     return "\n".join(lines) + "\n"

@@ -322,9 +322,8 @@ def _useless(space: SearchSpace) -> Iterator[str]:
     """Yield the choices that no block of their place reads, and those whose values all give the same network."""
     for place, layer in space.layers():
         blocks = ", ".join(map(str, layer.block.values))
-        for key, domain in layer.unread.items():
-            if not domain.fixed:
-                yield f"{place}.{key}: {blocks} does not read it"
+        for key in layer.unread:
+            yield f"{place}.{key}: {blocks} does not read it"
     products = _products(space)
     if products is None:
         return

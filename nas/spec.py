@@ -133,6 +133,10 @@ class BlockRule:
             name: masked[name] for name, key in self.keys.items() if not (key.quiet and masked[name] == key.default)
         }
 
+    def skip_of(self, wish: str) -> str:
+        """Return the skip connection that a block has with a wish, where the shapes allow it."""
+        return wish or self.skip or "none"
+
     def all_options(self, options: Mapping[str, Value]) -> dict[str, Value]:
         """Return options with the small print that was left out."""
         return {name: key.default for name, key in self.keys.items() if key.quiet} | dict(options)
@@ -385,7 +389,7 @@ def settled(stage: StageSpec, in_channels: int) -> StageSpec:
         this, after = layers[index], layers[index + 1]
         before = layers[index - 1].out_channels if index else in_channels
         joined = replace(this, skip=after.skip)
-        if joined == replace(after, stride=this.stride) and not (_has_skip(this, before) or _has_skip(joined, before)):
+        if joined == replace(after, stride=this.stride) and not (has_skip(this, before) or has_skip(joined, before)):
             layers[index] = joined
     return StageSpec(merged(tuple(layers)))
 
@@ -397,12 +401,12 @@ def settled_layers(stage: StageSpec, in_channels: int) -> list[LayerSpec]:
     """
     layers = []
     for layer in single_layers(stage):
-        layers.append(layer if _has_skip(layer, in_channels) else replace(layer, skip=""))
+        layers.append(layer if has_skip(layer, in_channels) else replace(layer, skip=""))
         in_channels = layer.out_channels
     return layers
 
 
-def _has_skip(layer: LayerSpec, in_channels: int) -> bool:
+def has_skip(layer: LayerSpec, in_channels: int) -> bool:
     """Tell whether a block's shapes allow what it wishes: identity needs stride 1 and equal channels, pooling the latter."""
     return layer.out_channels == in_channels and (layer.stride == 1 or layer.skip == "pool")
 
@@ -420,6 +424,7 @@ def summary(spec: ArchSpec) -> str:
                 for key, value in layer.options
                 if value not in (0, False) and (key == "se_ratio" or not key.startswith("se_"))
             )
+            options += "".join(f"_no-{key}" for key, value in layer.options if value is False)
             options += f"_skip-{layer.skip}" if layer.skip else ""
             parts.append(f"{_SHORT.get(layer.block, layer.block)}{options}_c{layer.out_channels}x{layer.num_layers}")
     return f"{spec.resolved().resolution}px " + " ".join(parts)

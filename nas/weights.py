@@ -6,14 +6,15 @@ refuses the rest, so that a file from elsewhere runs no code.
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -24,6 +25,9 @@ _INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model", "state", "netwo
 
 _SHOWN = 3
 
+_PREFIX = re.compile(r"^(?:module\.|_orig_mod\.)+")
+"""What the names of a network begin with that was wrapped for several devices, or compiled."""
+
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load the weights of a file into a network, all of them and nothing else.
@@ -33,7 +37,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         WeightsError: no such file, a file that holds no weights, or weights of another network; the first names and shapes
-            that differ are in the message. The network is then as it was.
+            that differ are in the message. The network is then as it was: nothing is loaded before all is checked.
     """
     where = Path(path)
     found, wanted = read_weights(where), network.state_dict()
@@ -51,6 +55,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
                 if name in found and found[name].shape != tensor.shape
             ],
         ),
+        *_listed("not plain, finite numbers", [name for name, tensor in found.items() if not _is_plain(tensor)]),
     ]
     if problems:
         raise WeightsError(
@@ -69,33 +74,62 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file. Give a .safetensors, .pt or .pth file.")
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        content: Any = load_file(path) if _is_safetensors(path) else _load_pickle(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: refused: it is a pickle of more than tensors and plain values, which could run code ({_reason(error)}). "
-            "Save the state dict alone, best as .safetensors."
+            f"{path}: refused: it is a pickle of more than tensors and plain values, which could run code, or no file of "
+            f"weights at all ({_reason(error)}). Save the state dict alone, best as .safetensors."
         ) from None
-    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # a damaged file: zip, pickle and each version of torch have errors of their own
         raise WeightsError(f"{path}: cannot be read as weights ({_reason(error)}). Give a whole file.") from None
-    while not _is_state(content):
-        inside = next((key for key in _INSIDE if isinstance(content, Mapping) and content.get(key)), None)
+    state = _state(content)
+    if state is None:
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
+        what = f"the keys {keys}" if keys else f"an empty or unnamed {type(content).__name__}"
+        raise WeightsError(
+            f"{path}: holds no weights: found {what}; allowed: tensors by name, or these under {', '.join(_INSIDE)}."
+        )
+    plain = {_PREFIX.sub("", name): tensor for name, tensor in state.items()}
+    if len(plain) != len(state):
+        raise WeightsError(
+            f"{path}: some tensors are there twice, with and without a prefix such as `module.`. Keep one."
+        )
+    return plain
+
+
+def _load_pickle(path: Path) -> Any:
+    # timm's training program stores its options beside the weights; a namespace is a plain value.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Tell by the first bytes, for files are renamed: the length of a JSON header, and its bracket."""
+    with path.open("rb") as stream:
+        return path.suffix.lower() == ".safetensors" or stream.read(9)[8:] == b"{"
+
+
+def _state(content: Any) -> dict[str, Tensor] | None:
+    """Return the tensors by name, from the mapping itself or from under one of the usual keys; at most two deep."""
+    for _ in range(3):
+        if not isinstance(content, Mapping):
+            return None
+        inside = next((content[key] for key in _INSIDE if isinstance(content.get(key), Mapping) and content[key]), None)
         if inside is None:
-            keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
-            what = f"the keys {keys}" if keys else f"an empty or unnamed {type(content).__name__}"
-            raise WeightsError(
-                f"{path}: holds no weights: found {what}; allowed: tensors by name, or these under {', '.join(_INSIDE)}."
-            )
-        content = content[inside]
-    # A network wrapped for several devices, or compiled, saves its names with a prefix.
-    return {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
+            # Beside the weights there may be numbers, such as an epoch.
+            found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+            return found or None
+        content = inside
+    return None
 
 
-def _is_state(content: Any) -> bool:
-    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+def _is_plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor is an ordinary array of real numbers, that can be copied into a network."""
+    return (
+        tensor.layout == torch.strided
+        and not (tensor.is_complex() or tensor.is_quantized or tensor.is_meta)
+        and bool(tensor.isfinite().all())
+    )
 
 
 def _listed(what: str, names: list[str]) -> list[str]:
@@ -106,7 +140,7 @@ def _listed(what: str, names: list[str]) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the part of torch's message that says what it found; its first sentences are advice to disable the check."""
+    """Return the part of torch's message that says what it found, without its advice to trust the file."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0] if lines else "")
-    return (said or type(error).__name__)[:200]
+    return (said or type(error).__name__).partition(" Please use")[0][:200]

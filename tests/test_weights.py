@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import pickle
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
@@ -34,6 +38,9 @@ def same(one: nn.Module, other: nn.Module) -> bool:
         ("plain.pth", lambda state: state),
         ("timm.pth.tar", lambda state: {"epoch": 3, "arch": "b0", "state_dict": state}),
         ("averaged.pt", lambda state: {"state_dict": {k: v * 0 for k, v in state.items()}, "state_dict_ema": state}),
+        ("options.pth", lambda state: {"args": argparse.Namespace(lr=0.1), "epoch": 3, "state_dict": state}),
+        ("beside.pt", lambda state: state | {"epoch": 3}),
+        ("both.pt", lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()}),
         ("parallel.pt", lambda state: {"model": {f"module.{k}": v for k, v in state.items()}}),
         ("compiled.bin", lambda state: {f"_orig_mod.{k}": v for k, v in state.items()}),
         ("counters.pt", lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}),
@@ -55,6 +62,65 @@ def test_weights_come_from_safetensors_and_from_a_runs_own_checkpoint(tmp_path: 
     load_weights(two, tmp_path / "abc-s0.pt")
     assert same(source, one)
     assert same(source, two)
+
+
+def test_a_file_is_read_by_what_it_is_and_not_by_its_name(tmp_path: Path) -> None:
+    source = network(seed=1)
+    for name in ("renamed.pt", "LOUD.SAFETENSORS"):
+        target = network(seed=2)
+        save_file(source.state_dict(), tmp_path / name)
+        load_weights(target, tmp_path / name)
+        assert same(source, target)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to_sparse(), "not plain, finite numbers: classifier.weight"),
+        (lambda t: t.to(torch.complex64), "not plain, finite numbers: classifier.weight"),
+        (lambda t: t * float("nan"), "not plain, finite numbers: classifier.weight"),
+        (lambda t: t.to("meta"), "not plain, finite numbers: classifier.weight"),
+    ],
+    ids=["sparse", "complex", "nan", "meta"],
+)
+def test_tensors_that_are_no_numbers_are_refused_before_anything_is_loaded(
+    tmp_path: Path, change: Any, message: str
+) -> None:
+    state = network(seed=1).state_dict()
+    state["classifier.weight"] = change(state["classifier.weight"])
+    torch.save(state, tmp_path / "odd.pt")
+    target = network(seed=2)
+    with pytest.raises(WeightsError, match=message):
+        load_weights(target, tmp_path / "odd.pt")
+    assert same(target, network(seed=2))
+
+
+def test_odd_checkpoints_end_with_a_message(tmp_path: Path) -> None:
+    loop: dict[str, Any] = {}
+    loop["model"] = loop
+    state = network().state_dict()
+    for name, content, message in (
+        ("loop.pt", loop, "holds no weights"),
+        ("numbered.pt", {0: torch.zeros(1)}, "holds no weights: found the keys 0"),
+        ("single.pt", {"model": torch.zeros(1), "epoch": 1}, "the weights are not of this network: missing"),
+        ("twice.pt", state | {"module.classifier.bias": torch.zeros(10)}, "some tensors are there twice"),
+    ):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(WeightsError, match=message):
+            load_weights(network(), tmp_path / name)
+
+
+@given(place=st.integers(0, 10_000), value=st.integers(0, 255))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_byte_never_ends_in_a_traceback(tmp_path: Path, place: int, value: int) -> None:
+    path = tmp_path / "small.pt"
+    torch.save({"state_dict": {"weight": torch.ones(4), "bias": torch.zeros(2)}}, path)
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] = value
+    path.write_bytes(content)
+    layer = torch.nn.Linear(2, 2)
+    with contextlib.suppress(WeightsError):
+        load_weights(layer, path)
 
 
 def test_weights_of_another_network_are_refused_with_the_first_names_and_shapes(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def masked(options: Mapping[str, Value]) -> Mapping[str, Value]:
     if not _projects(options):
         return masked_attention({**options, "se_ratio": 0.0})
     out = masked_attention(options)
-    return out | ({"se_base": "input"} if options["expand_ratio"] == 1 else {"keep_projection": False})
+    return out | ({} if options["expand_ratio"] == 1 else {"keep_projection": False})
 
 
 def written(args: BlockArgs) -> Call:

@@ -73,9 +73,11 @@ def _expands(options: Mapping[str, Value]) -> bool:
 
 
 def masked(options: Mapping[str, Value]) -> Mapping[str, Value]:
-    """Without expansion both bases of the squeeze are the input; with one there is nothing to keep."""
+    """Without expansion both bases of the squeeze are the input; with a ratio above 1 there is nothing to keep."""
     out = masked_attention(options)
-    return out | ({"se_base": "input"} if options["expand_ratio"] == 1 else {"keep_expansion": False})
+    if not _expands(options):
+        return out | {"se_base": "input"}
+    return out | ({} if options["expand_ratio"] == 1 else {"keep_expansion": False})
 
 
 def written(args: BlockArgs) -> Call:

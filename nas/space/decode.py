@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from nas.space.model import Domain, LayerSpace, SearchSpace, StageSpace
-from nas.spec import ArchSpec, LayerSpec, Rules, StageSpec, Value, merged
+from nas.spec import ArchSpec, LayerSpec, Rules, StageSpec, Value, has_skip, merged, single_layers
 
 Choose = Callable[[str, Domain], Value]
 """Picks one value of a domain: an Optuna trial, a seeded random generator or stored values, by the choice's name."""
@@ -161,14 +161,27 @@ def forbidden(space: SearchSpace, spec: ArchSpec) -> list[str]:
     """Return a line for each `forbid` rule that an architecture breaks: the place and the rule."""
     broken = []
     for rule in space.forbid:
+        channels = spec.stem.out_channels
         for number, stage in enumerate(spec.stages, 1):
-            if rule.stage not in (None, number):
-                continue
-            for layer in stage.layers:
-                rule_of = space.rules[layer.block]
-                content = layer.document() | rule_of.all_options(dict(layer.options))
-                content["skip"] = layer.skip or rule_of.skip or "none"
-                if all(content.get(key) in values for key, values in rule.values.items()):
-                    broken.append(f"s{number}: {rule}")
-                    break
+            blocks = list(_blocks(space.rules, stage, channels))
+            channels = stage.layers[-1].out_channels
+            if rule.stage in (None, number) and any(
+                all(set(values) & content.get(key, set()) for key, values in rule.values.items()) for content in blocks
+            ):
+                broken.append(f"s{number}: {rule}")
     return broken
+
+
+def _blocks(rules: Rules, stage: StageSpec, channels: int) -> Iterator[dict[str, set[Value]]]:
+    """Yield for each block of a stage the values that it has of each key, under any name that a rule may give them."""
+    runs = [run for run in stage.layers for _ in range(run.num_layers)]
+    for run, block in zip(runs, single_layers(stage), strict=True):
+        known = rules[run.block]
+        content = {key: {value} for key, value in (run.document() | known.all_options(dict(run.options))).items()}
+        if "block" in content.get("se_activation", ()):
+            content["se_activation"].add(run.activation)
+        content.pop("skip", None)
+        if known.skip:
+            content["skip"] = {known.skip_of(block.skip) if has_skip(block, channels) else "none"}
+        channels = run.out_channels
+        yield content

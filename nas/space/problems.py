@@ -124,6 +124,15 @@ def cross_checks(space: SearchSpace) -> Iterator[Problem]:
                 known = ", ".join(sorted(searched))
                 text = f"{key!r} cannot vary by layer. Known: {known}.{nearest(key, searched)}"
                 yield ("stages", index, "per_layer", item), text
+    if space.pool_first and space.head is None:
+        yield ("head", "pool_first"), "there is no head to pool before. Name its `block`, or leave `pool_first` out."
+    elif space.pool_first and space.head is not None:
+        for key, domain in (("kernel_size", space.head.options["kernel_size"]), ("stride", space.head.stride)):
+            if domain.values != (1,):
+                yield (
+                    ("head", key),
+                    f"found {domain.values[-1]}; allowed: 1, for the head sees one pixel with `pool_first`.",
+                )
     known_keys = {"stage", "block", "activation", "out_channels", "num_layers", "stride", "skip"}
     known_keys |= {name for stage in space.stages for layer in stage.layers for name in layer.options}
     for index, rule in enumerate(space.forbid):
@@ -145,7 +154,14 @@ def cross_checks(space: SearchSpace) -> Iterator[Problem]:
 def _values(space: SearchSpace, layer: LayerSpace, key: str) -> tuple[Value, ...]:
     if key == "activation":
         return (layer.activation or space.activation).values
+    if key == "se_activation" and key in layer.options:
+        return layer.options[key].values + (layer.activation or space.activation).values
     if key in layer.options:
         return layer.options[key].values
+    if key == "skip":
+        own = [space.rules[str(block)].skip for block in layer.block.values]
+        return tuple(
+            {str(wish) or skip for skip in own if skip for wish in layer.skip.values} | {"none"} if any(own) else ()
+        )
     domain = getattr(layer, key, None)
     return domain.values if isinstance(domain, Domain) else ()

@@ -154,7 +154,8 @@ def _name_domain(kind: str, known: tuple[str, ...], value: Any) -> Domain:
 def _checked(key: Key, value: Any) -> Value:
     domain = parse_domain(key, value)
     if not domain.fixed or isinstance(value, list | dict):
-        raise ValueError(f"found {value!r}; allowed: one value, {key.allowed()} (this key cannot be searched)")
+        why = "for all layers at once; in a layer it can be a choice" if key.quiet else "this key cannot be searched"
+        raise ValueError(f"found {value!r}; allowed: one value, {key.allowed()} ({why})")
     return domain.values[0]
 
 
@@ -162,8 +163,8 @@ def _field(check: Callable[[Any], Any], default: Any = ...) -> Any:
     return (Annotated[Any, PlainValidator(check)], default)
 
 
-_STAGE_ONLY = {"num_layers", "scale_depth"}
-"""Keys that stem and head, which are one block, do not have."""
+_STAGE_ONLY = {"num_layers", "scale_depth", "skip"}
+"""Keys that stem and head, which are one convolution, do not have."""
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -285,6 +286,8 @@ def _space(model: Any, rules: Rules, default_name: str) -> SearchSpace:
 
         block: Domain = pick("block", single("", ordered=False))
         read = {name for value in block.values for name in (rules[str(value)].keys if value else ())}
+        if any(value and rules[str(value)].skip for value in block.values):
+            read.add("skip")
         return LayerSpace(
             block=block,
             out_channels=pick("out_channels", single(0)),
@@ -299,7 +302,11 @@ def _space(model: Any, rules: Rules, default_name: str) -> SearchSpace:
             skip=pick("skip", single("", ordered=False)),
             scale_width=str(pick("scale_width", "always")),
             scale_depth=bool(pick("scale_depth", True)),
-            unread={name: getattr(source, name) for name in sorted(set(options) - read) if getattr(source, name)},
+            unread={
+                name: getattr(source, name)
+                for name in sorted({*options, "skip"} - read)
+                if getattr(source, name, None) is not None
+            },
         )
 
     def stage(source: Any) -> StageSpace:
