@@ -10,6 +10,7 @@ NasError                 1   any error that `nas` explains in one line
 ├── DeviceError          1   a device that is absent, or cannot do what was asked
 ├── MeasurementError     1   a cost that could not be measured
 ├── RunError             1   a run folder that cannot be written, found or continued
+├── ExportError          1   a network that a format cannot express, or a written one that is not its source
 └── SearchError          1   a search that cannot go on
     └── TrialBug         1   the program failed on one architecture, which was saved for replay
 ```
@@ -68,6 +69,10 @@ class MeasurementError(NasError):
 
 class RunError(NasError):
     """A run folder that cannot be written, found or continued."""
+
+
+class ExportError(NasError):
+    """A network that a format cannot express, or an export that could not be written or is not equal to its source."""
 
 
 class SearchError(NasError):

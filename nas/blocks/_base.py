@@ -47,6 +47,10 @@ class BlockArgs:
         return self.options[key]
 
 
+Parameters = Mapping[type[nn.Module], Mapping[str, Any]]
+"""Of each class its parameters by name, with their defaults; `inspect.Parameter.empty` where there is none."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A module written down before it is made: the class, and what it is given.
@@ -62,15 +66,21 @@ class Call:
         """Make the module."""
         return self.kind(**{name: _built(value) for name, value in self.given.items()})
 
-    def source(self) -> str:
-        """Return the call as Python, without arguments that have their default: `MBConv(24, 40, 144, stride=2)`."""
+    def source(self, parameters: Parameters | None = None) -> str:
+        """Return the call as Python, without arguments that have their default: `MBConv(24, 40, 144, stride=2)`.
+
+        Args:
+            parameters: Of each class those to write, with their defaults; all of them, with the class's own, unless given.
+        """
+        own = {name: item.default for name, item in inspect.signature(self.kind).parameters.items()}
         words = []
-        for name, parameter in inspect.signature(self.kind).parameters.items():
-            value = self.given.get(name, parameter.default)
-            if parameter.default is inspect.Parameter.empty:
-                words.append(_source(value))
-            elif value != parameter.default:
-                words.append(f"{name}={_source(value)}")
+        for name, default in (own if parameters is None else parameters[self.kind]).items():
+            value = self.given.get(name, own[name])
+            text = value.source(parameters) if isinstance(value, Call) else repr(value).replace("'", '"')
+            if default is inspect.Parameter.empty:
+                words.append(text)
+            elif value != default:
+                words.append(f"{name}={text}")
         return f"{self.kind.__name__}({', '.join(words)})"
 
 
@@ -81,10 +91,6 @@ def call(kind: type[nn.Module], **given: Any) -> Call:
 
 def _built(value: Any) -> Any:
     return value.build() if isinstance(value, Call) else value
-
-
-def _source(value: Any) -> str:
-    return value.source() if isinstance(value, Call) else repr(value)
 
 
 @dataclass(frozen=True)

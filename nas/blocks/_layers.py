@@ -192,13 +192,13 @@ def attention_count(channels: int, args: BlockArgs, size: int) -> Count:
 
 
 def skip_connection(skip: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """Return what is added to a block's output: its input (`identity`), its pooled input (`pool`), or None.
+    """Return what carries a block's input to its output, or None where the shapes do not allow it.
 
-    None also where the shapes do not allow it. Source of the choice: Tan et al. 2019 (MnasNet), arXiv:1807.11626,
-    section 4.1; how its pooling went is not published: 3 x 3 averages with the block's stride.
+    Source of the choice: Tan et al. 2019 (MnasNet), arXiv:1807.11626, section 4.1; how its pooling went is not published.
     """
     if in_channels != out_channels or skip == "none" or (skip == "identity" and stride != 1):
         return None
+    # `pool`: 3 x 3 averages with the block's stride.
     return nn.AvgPool2d(3, stride, 1) if skip == "pool" else nn.Identity()
 
 
@@ -216,7 +216,8 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
-        mask = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(keep)
+        shape = (x.shape[0], 1, 1, 1)
+        mask = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep)
         return x * (mask / keep)
 
     def extra_repr(self) -> str:

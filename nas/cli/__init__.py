@@ -203,6 +203,33 @@ def report(run: Path | None) -> None:
 
 
 @cli.command()
+@click.argument("source", required=False)
+@click.option(
+    "--format", "formats", multiple=True, help="torch (unless given), timm, onnx, safetensors; again for more, or all."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; RUN/export or results/export-ARCH unless given.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@click.option("--trial", help="Another network of the RUN that was measured again: its number or hash.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights of an ARCH: .safetensors, .pt or .pth.")
+@click.option("--random-weights", is_flag=True, help="Export an ARCH without trained weights.")
+@click.option("--data", help="Where the images of the RUN lie now, or the images that the ARCH is meant for.")
+def export(source: str | None, **settings: Any) -> None:
+    """Hand over the winner of a RUN, or an ARCH with its weights, in formats that do not need nas.
+
+    Each is loaded again in a fresh process and compared with its source, image for image. The latest search unless named.
+    """
+    from nas.cli import _export
+    from nas.cli._signals import Ended, signals
+
+    try:
+        with signals():
+            _export.run(source, **settings)
+    except Ended as end:
+        click.echo(f"{end.name}. Nothing was written.", err=True)
+        sys.exit(end.exit_code)
+
+
+@cli.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, help="Port to listen on.")

@@ -133,7 +133,9 @@ def measure_again(
     ]
     of = {job.key: record for record, job in wanted}
     queue = deque(job for _, job in wanted if _name(job) not in stored)
-    checkpoints.keep_only(folder, [job.key for job in queue], seeds)
+    # The weights of each finalist's first fresh training stay: they are what `nas export` hands over.
+    kept = [Job(spec, 0, seeds[0]).key for _, spec in finalists]
+    checkpoints.keep_only(folder, [*kept, *(job.key for job in queue)], seeds)
     flying: dict[str, list[PhaseResult]] = {}
 
     def proceed(job: Job) -> None:
@@ -144,7 +146,7 @@ def measure_again(
             write_json(run.path(FINALISTS), {"trainings": stored})
             engine.drop(job.key)
             del flying[job.key]
-            checkpoints.keep_only(folder, [*flying, *(other.key for other in queue)], seeds)
+            checkpoints.keep_only(folder, [*kept, *flying, *(other.key for other in queue)], seeds)
         else:
             done = len(wanted) - len(queue) - len(flying)
             on_phase(Fresh(of[job.key], job.seed, len(results), done, len(wanted)))

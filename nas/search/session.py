@@ -172,7 +172,7 @@ def setup_of(
     Raises:
         DataError: images that cannot be used.
     """
-    largest = max(int(float(mult) * space.max_resolution) for mult in space.resolution_mult.values)
+    largest = space.largest_input
     data = load_data(config.data, resolution=largest, seed=0, progress=packing, skip_broken=config.skip_broken)
     setup = Setup(
         source=config.data,

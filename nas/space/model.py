@@ -126,6 +126,11 @@ class SearchSpace:
         """The largest base resolution, in pixels, before `resolution_mult`."""
         return int(max(float(value) for value in self.resolution.values))
 
+    @property
+    def largest_input(self) -> int:
+        """The largest resolution of a network of the space, in pixels: `resolution_mult` applied. Images are stored for it."""
+        return max(int(float(mult) * self.max_resolution) for mult in self.resolution_mult.values)
+
     def layers(self) -> Iterator[tuple[str, LayerSpace]]:
         """Return every run of the space with its place (`stem`, `s1`, `s2.r1`, `head`)."""
         yield "stem", self.stem

@@ -150,7 +150,7 @@ def test_a_call_is_built_and_written_with_the_same_arguments() -> None:
     block = BLOCKS["mbconv"].call(args(24, 40, 2, kernel_size=5, expand_ratio=6.0, se_ratio=0.25))
     assert block.source() == "MBConv(24, 40, 144, kernel_size=5, stride=2, attention=SqueezeExcite(144, 6))"
     assert BLOCKS["mbconv"].call(args(24, 24, kernel_size=3, expand_ratio=1.0, se_ratio=0.0)).source() == (
-        "DepthwiseSeparable(24, 24, linear=True, skip='identity')"
+        'DepthwiseSeparable(24, 24, linear=True, skip="identity")'
     )
     assert block.build().conv_dw.weight.shape == (144, 1, 5, 5)
 

@@ -80,6 +80,7 @@ def test_the_shown_defaults_are_those_of_the_settings() -> None:
         ["dashboard", "--help"],
         ["rerank", "--help"],
         ["doctor", "--help"],
+        ["export", "--help"],
         ["latency", "--help"],
         ["latency"],
         ["latency", "efficientnet_b0", "--backend", "onnx"],

@@ -127,6 +127,22 @@ def test_stored_trainings_are_not_repeated(pair: list[tuple[TrialRecord, ArchSpe
     assert {seed for _, seed in more.seeds} == {3}
 
 
+def test_the_weights_of_each_finalists_first_fresh_training_are_kept(
+    pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run
+) -> None:
+    folder = run.path(checkpoints.FOLDER)
+    checkpoints.make(folder)
+    for name in ("best-s0", "other-s1", "other-s2"):  # of the search, and of finalists before the budget was raised
+        checkpoints.path_of(folder, name).touch()
+    values = accuracies(pair, 0.60, 0.64, 0.80, 0.84)
+    expected = {"best-s0", *(f"{spec.arch_hash}-s1" for _, spec in pair)}
+    for evaluator in (Again(values), Again({})):  # also where nothing is left to be trained
+        measure_again(pair, InlineEngine(evaluator, folder), PHASES, REWARD, run, [1, 2], lambda *_: None)
+        assert {path.stem for path in folder.iterdir()} == expected
+    results, state = checkpoints.load(folder, f"{pair[0][1].arch_hash}-s1")
+    assert results[-1].phase == PHASES and state is not None
+
+
 def test_a_training_is_stored_as_soon_as_it_ends(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
     values = accuracies(pair, 0.60, 0.64, 0.80, 0.84)
 
@@ -208,15 +224,15 @@ def test_trainings_in_flight_continue_from_their_checkpoints(
 
     with pytest.raises(KeyboardInterrupt):
         measure_again(pair, InlineEngine(Killed(values), folder), PHASES, REWARD, run, [1, 2], lambda *_: None)
-    key = f"{pair[0][1].arch_hash}-s2"
-    assert [path.stem for path in folder.iterdir()] == [key]
+    first, key = (f"{pair[0][1].arch_hash}-s{seed}" for seed in (1, 2))
+    assert {path.stem for path in folder.iterdir()} == {first, key}
     rest = Again(values)
     found = measure_again(pair, InlineEngine(rest, folder), PHASES, REWARD, run, [1, 2], lambda *_: None)
     assert rest.seeds[0] == (pair[0][1].arch_hash, 2) and len(rest.seeds) == 1 + 2 * 2, (
         "its second phase, and the others' two"
     )
     assert found[0].accuracies == (0.80, 0.84)
-    assert not list(folder.iterdir())
+    assert {path.stem for path in folder.iterdir()} == {f"{spec.arch_hash}-s1" for _, spec in pair}
 
 
 def test_the_conditions_of_a_bug_are_saved_with_it(pair: list[tuple[TrialRecord, ArchSpec]], run: runs.Run) -> None:
