@@ -191,11 +191,9 @@ def attention_count(channels: int, args: BlockArgs, size: int) -> Count:
     return count
 
 
+# MnasNet searches the skip connection (Tan et al. 2019, arXiv:1807.11626, section 4.1); how its pooling went is not published.
 def skip_connection(skip: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """Return what carries a block's input to its output, or None where the shapes do not allow it.
-
-    Source of the choice: Tan et al. 2019 (MnasNet), arXiv:1807.11626, section 4.1; how its pooling went is not published.
-    """
+    """Return what carries a block's input to its output, or None where the shapes do not allow it."""
     if in_channels != out_channels or skip == "none" or (skip == "identity" and stride != 1):
         return None
     # `pool`: 3 x 3 averages with the block's stride.

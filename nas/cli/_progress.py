@@ -193,7 +193,7 @@ class SearchProgress(Watcher):
         for warning in result.warnings:
             self._say("note", warning, "yellow")
         self._say("report", str(folder / "report.md"))
-        self._say("next", f"nas show {shlex.quote(str(folder / 'winner.yaml'))} --verify --time")
+        self._say("next", f"nas export {shlex.quote(str(folder))}")
 
     def _say(self, label: str, text: str, style: str = "") -> None:
         """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""

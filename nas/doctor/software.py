@@ -13,7 +13,8 @@ from nas.doctor._check import Check
 
 EXTRAS = {
     "dashboard": "watching a run in the browser (nas dashboard)",
-    "onnx": "latency under onnxruntime (nas latency)",
+    "onnx": "ONNX files and latency under onnxruntime (nas export --format onnx, nas latency)",
+    "timm": "a network as a module of timm (nas export --format timm)",
     "gp": "the sampler of Gaussian processes (nas search --sampler gp)",
 }
 """The optional extras that add something for a user, and what."""

@@ -232,15 +232,15 @@ def test_a_resumed_run_ends_with_its_winner_and_the_next_command(
     best = max(record.reward or 0 for record in finished.records if record.kind == "trained")
     assert f"continuing: 3 networks trained already, the best with reward {best:.4f}" in out
     assert finished.winner.arch_hash in out
-    assert out.strip().splitlines()[-1].split(None, 1) == [
-        "next",
-        f"nas show {run_copy / 'winner.yaml'} --verify --time",
-    ]
+    assert out.strip().splitlines()[-1].split(None, 1) == ["next", f"nas export {run_copy}"]
 
 
 def test_the_printed_next_command_works(
     capsys: pytest.CaptureFixture[str], finished: SearchResult, run_copy: Path
 ) -> None:
+    code, out, _ = run(capsys, "export", str(run_copy))
+    assert code == 0
+    assert (run_copy / "export" / "winner.py").is_file() and "accuracy" in out
     code, out, _ = run(capsys, "show", str(run_copy / "winner.yaml"), "--verify")
     assert code == 0
     assert f"hash {finished.winner.arch_hash}" in out and "equal" in out
