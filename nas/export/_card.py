@@ -130,8 +130,8 @@ def _preprocessing(source: Source) -> list[str]:
         return [*lines, "- normalisation and class names: not known here, for no images were named (`--data`)", ""]
     return [
         *lines,
-        f"- from an image: turn it as EXIF says, cut the centre square, resize it to {size} x {size} pixels (bilinear, "
-        "antialiased), divide by 255, subtract the mean, divide by the standard deviation",
+        f"- from an image: turn it as EXIF says, cut the centre square, resize it to {size} x {size} pixels (as PIL's "
+        "BILINEAR does, to whole grey levels), divide by 255, subtract the mean, divide by the standard deviation",
         f"- mean {literal(subject.images.mean)}, standard deviation {literal(subject.images.std)}",
         f"- output: {len(subject.images.classes)} scores in the order of `labels.txt`; softmax makes shares of them",
         "",
