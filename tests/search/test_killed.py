@@ -92,7 +92,9 @@ def check_ended(search: Search) -> list[TrialRecord]:
     table = pd.read_csv(search.run / "trials.csv", dtype={"arch_hash": str})
     assert list(table["number"]) == sorted(record.number for record in found)
     whole = sorted((record for record in found if record.kind == "trained"), key=lambda record: -(record.reward or 0))
-    assert sorted(held) == sorted(f"{record.arch_hash}-s{SEED}" for record in whole[:TOP_K]), "the best alone are kept"
+    # The weights of the search's training, and those of the first fresh one, which are exported.
+    kept = [f"{record.arch_hash}-s{seed}" for record in whole[:TOP_K] for seed in (SEED, SEED + 1)]
+    assert sorted(held) == sorted(kept), "the best alone are kept"
     assert not list(search.run.rglob(".*.tmp"))
     last = json.loads((search.run / "finalists.json").read_text())
     assert len(last["finalists"]) == TOP_K and len(last["trainings"]) == 2 * TOP_K
