@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.blocks import BLOCKS, BlockArgs, Call
-from nas.blocks._layers import ATTENTION, DropPath, out_size
+from nas.blocks._layers import DropPath, out_size
 from nas.errors import UsageError
 from nas.spec import ArchSpec, LayerSpec, single_layers
 
@@ -179,19 +179,10 @@ def state_bytes(spec: ArchSpec) -> int:
 def timm_definition(spec: ArchSpec) -> list[list[str]] | None:
     """Return timm's `arch_def` of the resolved stages, or None where timm has no exact equivalent.
 
-    The small print of an attention is an argument of timm's builder, one for the whole network, and not in the strings:
-    None where it differs from layer to layer.
+    The small print of an attention is an argument of timm's builder, one for the whole network, and not in these strings:
+    `nas.export` gives it, and refuses a network where it differs from block to block.
     """
     stages = []
-    resolved = [
-        layer for stage in spec.resolved().stages for layer in stage.layers if dict(layer.options).get("se_ratio")
-    ]
-    small_print = {
-        frozenset((key, value) for key, value in layer.options if key in ATTENTION and key != "se_ratio")
-        for layer in resolved
-    }
-    if len(small_print) > 1:
-        return None
     for stage in spec.resolved().stages:
         runs = [BLOCKS[layer.block].timm(layer) for layer in stage.layers]
         if any(run is None for run in runs):

@@ -33,7 +33,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load the weights of a file into a network, all of them and nothing else.
 
     Tensors are named as timm names them (see `nas.models`), so that a checkpoint of timm's model fits the network of the
-    same reference file, and the other way round. Shapes and names must match; values are converted to the network's types.
+    same reference file, and the other way round. Shapes and names must match; values are converted to the network's types. Of a
+    checkpoint with averaged weights beside the plain ones (`state_dict_ema`, `model_ema`) the averaged ones are taken.
 
     Raises:
         WeightsError: no such file, a file that holds no weights, or weights of another network; the first names and shapes

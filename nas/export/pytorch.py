@@ -149,9 +149,9 @@ def _network(subject: Subject, every: Sequence[Place], parts: Specialised) -> li
 def _about(drops: bool) -> list[str]:
     """Return the docstring of the network."""
     if not drops:
-        return ['    """The network, with fresh weights. In training mode it has dropout."""']
+        return ['    """The network, with fresh weights as torch draws them. In training mode it has dropout."""']
     return [
-        '    """The network, with fresh weights. In training mode it has dropout and drop path.',
+        '    """The network, with fresh weights as torch draws them. In training mode it has dropout and drop path.',
         "",
         "    `drop_path` is the rate at the end: block i of N has the share i / N of it.",
         '    """',

@@ -86,6 +86,10 @@ def raw_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
                 if run and isinstance(layer, dict) and layer.get("stride", 1) != 1:
                     path = ("stages", index, "layers", run, "stride")
                     yield path, "only the first block of a stage has a stride. Leave it out."
+            for key in set(stage) - {"layers", "per_layer", "stride"}:
+                if all(isinstance(layer, dict) and key in layer for layer in runs):
+                    text = "every run of this stage has its own, so this would do nothing. Write it in `layers`."
+                    yield ("stages", index, key), text
             if stage.get("per_layer"):
                 yield ("stages", index, "per_layer"), "a stage has either `layers` or `per_layer`. Keep one."
         elif isinstance(stage, dict):

@@ -25,6 +25,16 @@ from nas.spec import BlockRule, Key, Rules, Value
 ACTIVATIONS = ("silu", "relu", "relu6", "hard_swish")
 """The activation functions, by the field's names; `nas.blocks` builds them."""
 
+ALIASES = {
+    "swish": "silu",
+    "hswish": "hard_swish",
+    "hardswish": "hard_swish",
+    "inverted_residual": "mbconv",
+    "edge_residual": "fused_mbconv",
+    "depthwise_separable": "dwsep",
+}
+"""Other names of the field, for a hint: the nearest spelling of one may be another thing (swish is silu, not hard_swish)."""
+
 LAYER_KEYS: dict[str, Key] = {
     "out_channels": Key(int, 0, minimum=1, doc="channels that each block hands on"),
     "num_layers": Key(int, 1, minimum=1, doc="blocks in the stage"),
@@ -147,7 +157,9 @@ def _range(key: Key, value: dict[str, Any]) -> list[Any]:
 def _name_domain(kind: str, known: tuple[str, ...], value: Any) -> Domain:
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, str) or item not in known:
-            raise ValueError(f"found {item!r}; known: {', '.join(known)}.{nearest(str(item), known)}")
+            alias = ALIASES.get(str(item), "")
+            hint = f" {item} is called {alias} here." if alias in known else nearest(str(item), known)
+            raise ValueError(f"found {item!r}; known: {', '.join(known)}.{hint}")
     return parse_domain(Key(str, "", doc=kind), value)
 
 

@@ -44,7 +44,7 @@ constraints:
 
 EXPECTED = """\
 x.yaml:2: resolution: found 5; allowed: a whole number from 8 up to 4096.
-x.yaml:3: activation: found 'swish'; known: silu, relu, relu6, hard_swish. Did you mean hard_swish?
+x.yaml:3: activation: found 'swish'; known: silu, relu, relu6, hard_swish. swish is called silu here.
 x.yaml:4: dropot: unknown key. Known: resolution, drop_path, width_mult, depth_mult, resolution_mult, num_classes, \
 in_channels, channel_divisor, round_limit, norm_eps, norm_momentum, name, reference, recipe, extends, activation, \
 stem, stages, head, forbid, constraints, baseline, \
@@ -144,6 +144,14 @@ def with_stage(text: str) -> str:
         ("{block: mbconv, out_channels: 16, kernel_size: null}", "stages[0].kernel_size: found None; allowed:"),
         ("{block: mbconv, out_channels: 16, se_ratio: .nan}", "stages[0].se_ratio: found nan; allowed:"),
         ("{block: mbconv, out_channels: 16, expand_ratio: {min: 0.5, max: 2}}", "stages[0].expand_ratio: found {'min'"),
+        (
+            "{out_channels: 16, kernel_size: [3, 5], layers: [{block: mbconv, kernel_size: 3}, {block: conv, kernel_size: 5}]}",
+            "stages[0].kernel_size: every run of this stage has its own, so this would do nothing. Write it in `layers`.",
+        ),
+        (
+            "{block: mbconv, out_channels: 16, activation: swish}",
+            "stages[0].activation: found 'swish'; known: silu, relu, relu6, hard_swish. swish is called silu here.",
+        ),
         ("{block: mbconv, out_channels: 16, skip: sum}", "stages[0].skip: found 'sum'; allowed: identity or pool or"),
         (
             "{block: mbconv, out_channels: 16, scale_width: [up, never]}",
