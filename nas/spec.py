@@ -270,18 +270,9 @@ class ArchSpec:
 
     def resolved_stage(self, stage: StageSpec) -> StageSpec:
         """Return a stage with the multipliers of this spec applied. (`settled` comes after: it needs the stage before.)"""
-        scaled = [layer.num_layers for layer in stage.layers if layer.scale_depth]
-        runs = [self._wide(layer) for layer in stage.layers]
-        left_before, left_after = sum(scaled), round_depth(sum(scaled), self.depth_mult)
-        # A stage of several runs is scaled as a whole and the layers are spread from its last run backwards, as
-        # timm does (`_scale_stage_depth`): the total is that of the whole stage, or more where a run needs its one layer.
-        for index in reversed(range(len(runs))):
-            if not stage.layers[index].scale_depth:
-                continue
-            before = runs[index].num_layers
-            after = max(1, round(before / left_before * left_after))
-            runs[index] = replace(runs[index], num_layers=after)
-            left_before, left_after = left_before - before, left_after - after
+        left = sum(layer.num_layers for layer in stage.layers if layer.scale_depth)
+        deep = stage if self.depth_mult == 1 else deepened(stage, round_depth(left, self.depth_mult))
+        runs = [self._wide(layer) for layer in deep.layers]
         return StageSpec(merged(tuple(runs)))
 
     def _wide(self, layer: LayerSpec) -> LayerSpec:
@@ -358,6 +349,24 @@ def scaled(spec: ArchSpec, *, depth: float = 1.0, width: float = 1.0, resolution
         width_mult=spec.width_mult * width,
         resolution_mult=spec.resolution_mult * resolution,
     )
+
+
+def deepened(stage: StageSpec, num_layers: int) -> StageSpec:
+    """Return a stage with so many layers, besides those that `depth_mult` does not act on.
+
+    A stage of several runs is scaled as a whole and the layers are spread from its last run backwards, as timm does
+    (`_scale_stage_depth`): the total is that of the whole stage, or more where a run needs its one layer.
+    """
+    runs = list(stage.layers)
+    before, after = sum(layer.num_layers for layer in runs if layer.scale_depth), num_layers
+    for index in reversed(range(len(runs))):
+        if not runs[index].scale_depth:
+            continue
+        own = runs[index].num_layers
+        given = max(1, round(own / before * after))
+        runs[index] = replace(runs[index], num_layers=given)
+        before, after = before - own, after - given
+    return StageSpec(tuple(runs))
 
 
 def merged(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:

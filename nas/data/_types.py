@@ -47,6 +47,7 @@ class Dataset:
         mean: Mean of each channel of the training images, in 0..1.
         std: Standard deviation of each channel of the training images, in 0..1, at least 1/255.
         notes: Sentences for people: how the split was made, what was left untouched, what was skipped.
+        enlarged: Images that had fewer pixels than they are stored with.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...]
+    enlarged: int = 0
 
     @property
     def num_classes(self) -> int:

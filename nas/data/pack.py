@@ -117,6 +117,7 @@ def _dataset(raw: RawDataset, in_val: Mask, facts: Facts, train: Pixels, val: Pi
         mean=facts.mean,
         std=facts.std,
         notes=tuple(one_line(note) for note in notes),
+        enlarged=facts.num_enlarged,
     )
 
 

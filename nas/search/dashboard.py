@@ -10,7 +10,7 @@ import optuna
 from nas.errors import RunError, UsageError
 from nas.runs import open_run
 from nas.search.record import TrialRecord
-from nas.search.study import records, storage_url
+from nas.search.study import records, search_name, storage_url
 
 
 def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -> None:
@@ -46,7 +46,7 @@ def save_plot(folder: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not run.path("study.db").is_file():
         raise RunError(f"{run.folder}: has no study yet. Start it: nas search --resume {run.folder}")
-    study = optuna.load_study(study_name=None, storage=storage_url(run.folder))
+    study = optuna.load_study(study_name=search_name(str(run.manifest["space"])), storage=storage_url(run.folder))
     found = [record for record in records(study) if record.val_accuracy is not None and record.step_time_ms]
     figure = go.Figure()
     for kind in ("trained", "pruned"):

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.cost.step_time import FULL
 from nas.engine import Engine, Job, checkpoints
-from nas.evaluate import PhaseResult
 from nas.objective import Reward, ranked
 from nas.report.read import FINALISTS, read_finalists
 from nas.runs import Run, write_json
-from nas.search.loop import costs
 from nas.search.record import TrialRecord
+from nas.search.trainings import name, train_all
 from nas.spec import ArchSpec
 
 
@@ -125,59 +123,37 @@ def measure_again(
         PhaseBug: the program failed on one of them.
     """
     stored = _stored(run)
-    folder = run.path(checkpoints.FOLDER)
     wanted = [
         (record, Job(spec, 0, seed, FULL, f"finalist {record.arch_hash[:8]} (trial {record.number}) with seed {seed}"))
         for record, spec in finalists
         for seed in seeds
     ]
     of = {job.key: record for record, job in wanted}
-    queue = deque(job for _, job in wanted if _name(job) not in stored)
     # The weights of each finalist's first fresh training stay: they are what `nas export` hands over.
     kept = [Job(spec, 0, seeds[0]).key for _, spec in finalists]
-    checkpoints.keep_only(folder, [*kept, *(job.key for job in queue)], seeds)
-    flying: dict[str, list[PhaseResult]] = {}
 
-    def proceed(job: Job) -> None:
-        """Start the next phase of a training, or store what it showed."""
-        results = flying[job.key]
-        if results and (not _goes_on(results[-1]) or results[-1].phase == num_phases):
-            stored[_name(job)] = _training(results)
-            write_json(run.path(FINALISTS), {"trainings": stored})
-            engine.drop(job.key)
-            del flying[job.key]
-            checkpoints.keep_only(folder, [*kept, *flying, *(other.key for other in queue)], seeds)
-        else:
-            done = len(wanted) - len(queue) - len(flying)
-            on_phase(Fresh(of[job.key], job.seed, len(results), done, len(wanted)))
-            engine.submit(replace(job, phase=len(results)))
+    def announce(job: Job, phase: int) -> None:
+        done = sum(name(other) in stored for _, other in wanted)
+        on_phase(Fresh(of[job.key], job.seed, phase, done, len(wanted)))
 
-    while queue or flying:
-        while queue and len(flying) < engine.slots:
-            job = queue.popleft()
-            flying[job.key] = list(checkpoints.load(folder, job.key)[0])
-            proceed(job)
-        if flying:
-            job, result = engine.next()
-            flying[job.key].append(result)
-            proceed(job)
+    train_all(
+        [job for _, job in wanted],
+        engine,
+        num_phases,
+        stored,
+        run.path(checkpoints.FOLDER),
+        save=lambda job: write_json(run.path(FINALISTS), {"trainings": stored}),
+        on_phase=announce,
+        kept=kept,
+        seeds=seeds,
+    )
     found = [
-        _finalist(record, spec, [stored[_name(Job(spec, 0, seed))] for seed in seeds], reward)
+        _finalist(record, spec, [stored[name(Job(spec, 0, seed))] for seed in seeds], reward)
         for record, spec in finalists
     ]
     found.sort(key=lambda item: -item.reward)
     write_json(run.path(FINALISTS), {"trainings": stored, "finalists": [asdict(item) for item in found]})
     return found
-
-
-def _name(job: Job) -> str:
-    """Return the name of a training in the file."""
-    return f"{job.spec.arch_hash}-{job.seed}"
-
-
-def _goes_on(result: PhaseResult) -> bool:
-    """Whether a training goes on: a limit on time may be just broken in a second measurement, and is no reason to end."""
-    return result.outcome in ("ok", "infeasible")
 
 
 def optimism(finalists: Sequence[Finalist]) -> float:
@@ -186,19 +162,6 @@ def optimism(finalists: Sequence[Finalist]) -> float:
     Not the winner's own: of several finalists the one whose fresh trainings were luckiest wins, so its own is too small.
     """
     return statistics.fmean(item.optimism for item in finalists if item.outcome == "ok")
-
-
-def _training(results: Sequence[PhaseResult]) -> dict[str, Any]:
-    """Return the raw values of one fresh training and timing."""
-    values: dict[str, Any] = dict(costs(results[0].measurements))
-    last = results[-1]
-    if last.training is not None:
-        values |= {"val_accuracy": last.training.val_accuracy, "val_error": last.training.val_error}
-    seconds = {
-        "timing_seconds": round(results[0].seconds, 3),
-        "seconds": round(sum(result.seconds for result in results), 3),
-    }
-    return values | seconds | {"outcome": "ok" if _goes_on(last) else last.outcome}
 
 
 def _finalist(record: TrialRecord, spec: ArchSpec, trainings: Sequence[Mapping[str, Any]], reward: Reward) -> Finalist:

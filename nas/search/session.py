@@ -19,7 +19,7 @@ from nas.cost import count
 from nas.data import Dataset, is_found, located
 from nas.data import load as load_data
 from nas.devices import describe_device, pick_devices
-from nas.engine import WORKER, Engine, InlineEngine, LocalEngine, PhaseBug, checkpoints
+from nas.engine import WORKER, Engine, PhaseBug, checkpoints, engine_for
 from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits
 from nas.objective import Reward, few_images, tightest, warnings
@@ -33,7 +33,7 @@ from nas.search.finalists import Finalist, Fresh, best, finalists_before, measur
 from nas.search.loop import Terms, run_loop, saved_bug
 from nas.search.record import TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
-from nas.search.study import describe, open_study, records, values
+from nas.search.study import describe, open_study, records, search_name, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
 from nas.train.recipes import Recipe, from_document, load_recipe
@@ -240,7 +240,7 @@ def _owned(
         )  # the budget, the devices or the place of the images may be others
         _check_study(run)
     watcher.opened(run)
-    study = open_study(folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed)
+    study = open_study(folder, search_name(space.name), sampler=config.sampler, pruner=config.pruner, seed=config.seed)
     describe(
         study,
         {
@@ -293,7 +293,16 @@ def _owned(
         top_k=config.top_k,
         skipped=skipped,
     )
-    engine = _engine(config, setup, data, devices, threads, run, watcher)
+    engine = engine_for(
+        setup,
+        data,
+        devices,
+        asked=config.devices,
+        threads=threads,
+        checkpoints=run.path(checkpoints.FOLDER),
+        say=watcher.note,
+        waiting=watcher.waiting,
+    )
     try:
         found = run_loop(
             study, engine, terms, run, known, on_trial, lambda record, phase: watcher.phase(record, phase, num_phases)
@@ -310,24 +319,6 @@ def _check_study(run: Run) -> None:
             f"{run.path('study.db')}: is not there, but trials.csv is: the records of the run cannot be continued without it "
             "(published runs have none). Put it back, or start a new run."
         )
-
-
-def _engine(
-    config: SearchConfig,
-    setup: Setup,
-    data: Dataset,
-    devices: tuple[torch.device, ...],
-    threads: int,
-    run: Run,
-    watcher: Watcher,
-) -> Engine:
-    """Return the engine that the devices ask for: this process for one, and else a process for each."""
-    folder = run.path(checkpoints.FOLDER)
-    if len(devices) == 1 and "cpu:" not in config.devices:
-        return InlineEngine(setup.evaluator(devices[0], data, watcher.waiting), folder)
-    return LocalEngine(
-        setup.start, devices, threads=threads, checkpoints=folder, say=watcher.note, waiting=watcher.waiting
-    )
 
 
 def _ended(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 
 from nas.errors import RunError
 from nas.search.record import TrialRecord, from_trial
@@ -20,6 +21,11 @@ from nas.spec import Value
 def storage_url(folder: Path) -> str:
     """Return the storage of a run: an SQLite file that the dashboard can read while the run goes on."""
     return f"sqlite:///{(folder / 'study.db').resolve()}"
+
+
+def search_name(space: str) -> str:
+    """Return the name of the study of a search; a run may hold studies of scaling besides."""
+    return f"search-{space}"
 
 
 def open_study(folder: Path, name: str, *, sampler: str, pruner: str, seed: int) -> optuna.Study:
@@ -98,3 +104,54 @@ def running(study: optuna.Study, choices: Iterable[str]) -> list[optuna.Trial]:
             study.enqueue_trial(wanted, user_attrs=trial.user_attrs)
         study.tell(trial.number, state=TrialState.FAIL)
     return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished evaluation that a study is to show.
+
+    Args:
+        key: Tells it apart from others; a study holds each key once.
+        params: Numbers by name, with the range of each.
+        value: What is maximized; None where it has none (it failed).
+        steps: The value after each phase. attributes: What the dashboard shows beside it.
+    """
+
+    key: str
+    params: Mapping[str, tuple[float, float, float]]
+    value: float | None
+    steps: Sequence[float]
+    attributes: Mapping[str, str | float | int]
+
+
+def mirror(folder: Path, name: str, rows: Sequence[Row], facts: Mapping[str, str]) -> None:
+    """Write finished evaluations into a study of a run's database, each once, for the dashboard; the study is made if needed.
+
+    Raises:
+        RunError: the database cannot be opened or written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(
+            storage=storage_url(folder), study_name=name, direction="maximize", load_if_exists=True
+        )
+        describe(study, facts)
+        there = {trial.user_attrs.get("key") for trial in study.get_trials(deepcopy=False)}
+        for row in rows:
+            if row.key in there:
+                continue
+            study.add_trial(
+                create_trial(
+                    state=TrialState.PRUNED if row.value is None else TrialState.COMPLETE,
+                    value=row.value,
+                    params={key: value for key, (value, _, _) in row.params.items()},
+                    distributions={key: FloatDistribution(low, high) for key, (_, low, high) in row.params.items()},
+                    user_attrs={"key": row.key, **row.attributes},
+                    intermediate_values=dict(enumerate(row.steps, 1)),
+                )
+            )
+    except Exception as error:  # SQLAlchemy raises many kinds; each means that the file is no usable database
+        raise RunError(
+            f"{folder / 'study.db'}: cannot be written ({str(error).splitlines()[0]}). Free space, make the folder writable, "
+            "or wait until another program has let go of it; then give the same command again."
+        ) from error
