@@ -192,6 +192,91 @@ def latency(networks: tuple[str, ...], **settings: Any) -> None:
     _latency.show(networks, **settings)
 
 
+class _Numbers(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return a tuple of numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(item) for item in str(value).split(","))
+        except ValueError:
+            self.fail(f"found {value}; numbers with commas between them are allowed, such as 1,2,3.", param, context)
+
+
+@cli.command(epilog="Example: nas scale --from results/RUN --phi 1,2,3 --budget-metric step_time")
+@click.option(
+    "--from", "source", metavar="RUN|ARCH", help="What is scaled: a search's winner, a shipped name, a YAML file."
+)
+@click.option("--phi", type=_Numbers(), default="1", show_default=True, help="Sizes to build, such as 1,2,3 or 0.5.")
+@click.option("--data", help="Images; the run's own, or the built-in ones for an ARCH.")
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and count them.")
+@click.option("--recipe", help="How candidates are trained; the run's own, or standard for an ARCH.")
+@click.option("--devices", "--device", "devices", default="auto", show_default=True, help="As of nas search.")
+@click.option("--budget", default=12, show_default=True, help="Networks of the grid to train.")
+@click.option(
+    "--budget-metric",
+    default="macs",
+    show_default=True,
+    type=click.Choice(["macs", "step_time", "params"]),
+    help="What is doubled; step_time is measured here.",
+)
+@click.option("--target", default=2.0, show_default=True, help="The multiple of that cost at phi = 1.")
+@click.option("--tolerance", default=0.1, show_default=True, help="Of alpha*beta^2*gamma^2 from the target, in theory.")
+@click.option(
+    "--within", default=0.15, show_default=True, help="Share by which the cost of a built candidate may differ."
+)
+@click.option("--grid-step", default=0.05, show_default=True, help="Of alpha, beta and gamma.")
+@click.option("--seeds", default=2, show_default=True, help="Trainings of those that cannot be told from the best.")
+@click.option("--seed", default=0, show_default=True, help="The first of them.")
+@click.option(
+    "--coefficients", type=_Numbers(), metavar="A,B,G", help="Build with these, such as 1.2,1.1,1.15; no training."
+)
+@click.option(
+    "--policy",
+    default="v1",
+    show_default=True,
+    type=click.Choice(["v1", "v2"]),
+    help="v2: later stages get more layers.",
+)
+@click.option(
+    "--depth-rounding", default="ceil", show_default=True, type=click.Choice(["ceil", "round"]), help="Of layers."
+)
+@click.option("--resolution-multiple", default=8, show_default=True, help="Scaled resolutions are multiples of this.")
+@click.option("--max-resolution", type=int, help="Largest resolution; 480 with v2, none with v1 unless given.")
+@click.option("--keep-stem", is_flag=True, help="Do not widen the stem.")
+@click.option("--keep-head", is_flag=True, help="Do not widen the head.")
+@click.option("--keep-first-last", is_flag=True, help="Do not deepen the first and the last stage.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; RUN/scale, or one under results/ for an ARCH.")
+@click.option("--reproduce", metavar="FAMILY", help="Print a published family from its table (efficientnet), and end.")
+def scale(reproduce: str | None, **settings: Any) -> None:
+    """Find how to scale a network up: a grid search for alpha, beta, gamma, then networks at each phi.
+
+    Candidates cost the same as they are built, not in theory, and are trained by the recipe of the search; depth, width and
+    resolution alone are among them. The latest search unless --from names another. The same command continues what was cut off.
+    """
+    from nas.cli import _scale
+    from nas.cli._signals import Ended, signals
+
+    if reproduce is not None:
+        _scale.reproduce(reproduce)
+        return
+    from nas.scale import ScaleConfig
+
+    progress = _scale.ScaleProgress()
+    try:
+        with signals():
+            _scale.run(ScaleConfig(**settings), progress)
+    except KeyboardInterrupt as end:
+        what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
+        again = f" with the same options and --out {progress.folder}" if progress.folder else ""
+        click.echo(f"{what}. Nothing measured is lost. Continue with nas scale{again}", err=True)
+        sys.exit(code)
+
+
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 def report(run: Path | None) -> None:

@@ -84,7 +84,7 @@ def _winner(view: RunView) -> list[str]:
         "step time / baseline",
         "params",
     ]
-    lines += [*_table(heads, rows), ""]
+    lines += [*table(heads, rows), ""]
     if len(_sound(view)) > 1:
         second = _sound(view)[1]
         gap = first["accuracy"] - second["accuracy"]
@@ -135,7 +135,7 @@ def _best(view: RunView) -> list[str]:
     ]
     heads = ["trial", "network", "reward", "accuracy", "step time, ms", "/ baseline"]
     heads += [*(["latency, ms"] if timed else []), "params", "MACs", "stages"]
-    return ["## Best trials", "", *_table(heads, rows), ""]
+    return ["## Best trials", "", *table(heads, rows), ""]
 
 
 def _pair(value: float, spread: float) -> str:
@@ -153,7 +153,7 @@ def _front(view: RunView) -> list[str]:
         for item in pareto(view.candidates())
     ]
     heads = ["network", "step time / baseline", "accuracy", "params"]
-    return ["## Front of accuracy and step time", "", *_table(heads, rows), ""]
+    return ["## Front of accuracy and step time", "", *table(heads, rows), ""]
 
 
 def _spent(view: RunView) -> list[str]:
@@ -170,7 +170,7 @@ def _spent(view: RunView) -> list[str]:
     return [
         "## Where the budget went",
         "",
-        *_table(["trials that were", "number", "minutes", "of these timing"], rows),
+        *table(["trials that were", "number", "minutes", "of these timing"], rows),
         "",
         "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not." + beside,
         "",
@@ -213,6 +213,7 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
     return ["## Conditions", "", *lines, ""]
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table as lines."""
     lines = [heads, ["---"] * len(heads), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]

@@ -74,8 +74,8 @@ class ScaleConfig:
             object.__setattr__(self, name, Path(value) if name == "out" else os.fspath(value))
         phi: Any = self.phi
         object.__setattr__(self, "phi", tuple(sorted(set(phi if isinstance(phi, tuple | list) else (phi,)))))
-        if isinstance(self.coefficients, list):
-            object.__setattr__(self, "coefficients", tuple(self.coefficients))
+        given: Any = self.coefficients
+        object.__setattr__(self, "coefficients", tuple(given) if isinstance(given, list) else given)
         for name, (fits, allowed) in _ALLOWED.items():
             value = getattr(self, name)
             if not fits(value):

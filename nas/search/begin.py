@@ -15,7 +15,7 @@ from nas import catalog, runs
 from nas.errors import RunError, SpaceError
 from nas.objective import Reward, score_of, slacks
 from nas.search.record import TrialRecord
-from nas.search.study import distributions, records, search_name, values
+from nas.search.study import distributions, records, search_study, values
 from nas.space import Limit, SearchSpace, choices, decode, encode, stored_choose
 from nas.space.units import COST_UNITS
 from nas.spec import ArchSpec, Value
@@ -49,10 +49,7 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.load_study(
-            study_name=search_name(str(other.manifest["space"])),
-            storage=f"sqlite:///file:{quote(str(database.resolve()))}?mode=ro&uri=true",
-        )
+        study = search_study(f"sqlite:///file:{quote(str(database.resolve()))}?mode=ro&uri=true")
         found = records(study)
     except Exception as error:  # SQLAlchemy raises many kinds; each means that the file is no usable database
         raise RunError(

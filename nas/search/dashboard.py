@@ -10,7 +10,7 @@ import optuna
 from nas.errors import RunError, UsageError
 from nas.runs import open_run
 from nas.search.record import TrialRecord
-from nas.search.study import records, search_name, storage_url
+from nas.search.study import records, search_study, storage_url
 
 
 def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -> None:
@@ -19,7 +19,14 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -
     Raises:
         RunError: no run there, or the port is taken. UsageError: optuna-dashboard is not installed.
     """
-    study = save_plot(folder)
+    run = open_run(folder)
+    if run.manifest.get("kind") == "scale":  # its study lies with that of its search, where there is one
+        folder = (folder / run.manifest["study"]).resolve()
+        run = open_run(folder)
+    if run.manifest.get("kind") == "scale":
+        study = optuna.load_study(study_name=None, storage=storage_url(folder))
+    else:
+        study = save_plot(folder)
     from optuna_dashboard import run_server
 
     say(f"dashboard of {folder} ({study.study_name}): http://{host}:{port}  (Ctrl-C ends it)")
@@ -46,7 +53,7 @@ def save_plot(folder: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not run.path("study.db").is_file():
         raise RunError(f"{run.folder}: has no study yet. Start it: nas search --resume {run.folder}")
-    study = optuna.load_study(study_name=search_name(str(run.manifest["space"])), storage=storage_url(run.folder))
+    study = search_study(storage_url(run.folder))
     found = [record for record in records(study) if record.val_accuracy is not None and record.step_time_ms]
     figure = go.Figure()
     for kind in ("trained", "pruned"):

@@ -17,6 +17,7 @@ from nas.evaluate import Setup
 from nas.objective import Reward
 from nas.search.config import SearchConfig
 from nas.space import SearchSpace
+from nas.train.recipes import Recipe
 
 
 def manifest(
@@ -29,10 +30,6 @@ def manifest(
 ) -> dict[str, Any]:
     """Return what the manifest says of a run before any network is trained."""
     recipe = setup.recipe
-    used = {
-        "train": min(len(data.train.labels), recipe.train_images),
-        "val": min(len(data.val.labels), recipe.val_images),
-    }
     return {
         "space": space.name,
         "space_hash": space.space_hash,
@@ -48,20 +45,36 @@ def manifest(
         "sampler": config.sampler,
         "pruner": config.pruner,
         "seed": config.seed,
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "classes": data.num_classes,
-            "channels": data.in_channels,
-            "stored_size": data.size,
-            "train_images": len(data.train.labels),
-            "val_images": len(data.val.labels),
-            "used_train_images": used["train"],
-            "used_val_images": used["val"],
-            "train_share": round(used["train"] / len(data.train.labels), 4),
-            "notes": list(data.notes),
-        },
+        "data": used_images(data, recipe),
         "device": dict(device),
+        **software(),
+    }
+
+
+def used_images(data: Dataset, recipe: Recipe) -> dict[str, Any]:
+    """Return what a manifest says of the images, and of those that a recipe uses."""
+    used = {
+        "train": min(len(data.train.labels), recipe.train_images),
+        "val": min(len(data.val.labels), recipe.val_images),
+    }
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "classes": data.num_classes,
+        "channels": data.in_channels,
+        "stored_size": data.size,
+        "train_images": len(data.train.labels),
+        "val_images": len(data.val.labels),
+        "used_train_images": used["train"],
+        "used_val_images": used["val"],
+        "train_share": round(used["train"] / len(data.train.labels), 4),
+        "notes": list(data.notes),
+    }
+
+
+def software() -> dict[str, Any]:
+    """Return what a manifest says of the programs, and of the command that began the run."""
+    return {
         "torch": torch.__version__,
         "versions": {
             "phinas": nas.__version__,

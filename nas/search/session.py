@@ -33,7 +33,7 @@ from nas.search.finalists import Finalist, Fresh, best, finalists_before, measur
 from nas.search.loop import Terms, run_loop, saved_bug
 from nas.search.record import TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
-from nas.search.study import describe, open_study, records, search_name, values
+from nas.search.study import describe, open_study, records, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
 from nas.train.recipes import Recipe, from_document, load_recipe
@@ -240,7 +240,7 @@ def _owned(
         )  # the budget, the devices or the place of the images may be others
         _check_study(run)
     watcher.opened(run)
-    study = open_study(folder, search_name(space.name), sampler=config.sampler, pruner=config.pruner, seed=config.seed)
+    study = open_study(folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed)
     describe(
         study,
         {

@@ -23,9 +23,21 @@ def storage_url(folder: Path) -> str:
     return f"sqlite:///{(folder / 'study.db').resolve()}"
 
 
-def search_name(space: str) -> str:
-    """Return the name of the study of a search; a run may hold studies of scaling besides."""
-    return f"search-{space}"
+SCALING = "scale"
+"""How the names of studies begin that a scaling adds to a run's database."""
+
+
+def search_study(storage: str) -> optuna.Study:
+    """Return the study of a search from its database, which may hold those of scalings besides.
+
+    Raises:
+        Exception: whatever SQLAlchemy raises on a file that is no database. KeyError: no such study in it.
+    """
+    names = optuna.get_all_study_names(storage)
+    own = [name for name in names if not name.startswith(SCALING)]
+    if not own:
+        raise KeyError("it holds no study of a search")
+    return optuna.load_study(study_name=own[0], storage=storage)
 
 
 def open_study(folder: Path, name: str, *, sampler: str, pruner: str, seed: int) -> optuna.Study:

@@ -1,0 +1,7 @@
+"""Compound scaling of your own network: coefficients found by a grid search on your images and device."""
+
+from nas.scale.compound import Coefficients, Rules, scale
+from nas.scale.config import ScaleConfig
+from nas.scale.session import ScaleResult, Watcher, derive
+
+__all__ = ["Coefficients", "Rules", "ScaleConfig", "ScaleResult", "Watcher", "derive", "scale"]

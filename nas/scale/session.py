@@ -1,0 +1,616 @@
+"""One scaling, from a winner to a family: the grid, its trainings, the choice, and the networks at each phi."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from nas import catalog, runs
+from nas.cost import count
+from nas.cost.step_time import FULL
+from nas.data import BUILTIN, Dataset, is_found, located
+from nas.data import load as load_data
+from nas.devices import describe_device, pick_devices
+from nas.engine import Engine, Job, PhaseBug, checkpoints, engine_for
+from nas.errors import RunError, UsageError
+from nas.evaluate import Setup
+from nas.runs import Run
+from nas.scale.compound import Coefficients, scale
+from nas.scale.config import ScaleConfig, from_settings
+from nas.scale.fit import Decision, Seen, decide, seed_deviation, seen, step_time_model
+from nas.scale.grid import SINGLE, Choice, Grid, Level, Point, choose, grid, largest_resolution, published_point
+from nas.search.facts import software, used_images
+from nas.search.session import Watcher as SearchWatcher
+from nas.search.study import SCALING, Row, mirror
+from nas.search.trainings import Stored, name, train_all
+from nas.spec import ArchSpec, summary
+from nas.train.loop import phase_steps
+from nas.train.recipes import Recipe, from_document, load_recipe
+from nas.train.schedule import phases
+
+MEASURED = "measured.json"
+"""The raw values of all timings and trainings of a scaling."""
+
+REACH = 1.25
+"""The grid ends at this multiple of what one dimension alone would need in theory."""
+
+BASE: Level = (0, 0, 0)
+"""The level of the base itself."""
+
+SAME = ("base.hash", "grid", "data.fingerprint", "recipe", "device", "torch", "seed")
+"""What a continued scaling must share with its start, by its keys in the manifest."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of the family.
+
+    Args:
+        predicted: Multiples of the base's in theory: `num_params`, `macs`, `step_time_ms`, `peak_memory_mib`.
+        built: The same, counted or measured; what could not be measured is absent.
+        measured: Raw values of the timing. outcome: `ok`, or why it was not timed.
+    """
+
+    phi: float
+    spec: ArchSpec
+    file: Path
+    num_params: float
+    macs: float
+    predicted: Mapping[str, float]
+    built: Mapping[str, float]
+    measured: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network of the grid, or the base, and what its trainings showed."""
+
+    level: Level
+    kind: str
+    spec: ArchSpec
+    coefficients: Coefficients
+    macs: float
+    params: float
+    seen: Seen
+
+
+@dataclass(frozen=True)
+class ScaleResult:
+    """What a scaling found.
+
+    Args:
+        run: Its folder. base: The network that is scaled. coefficients: The choice. decision: How it came about; None where the
+            coefficients were given. trained: The base first, then the networks of the grid.
+        grid, choice: What the grid holds and which of it was trained; None likewise.
+        failed: Networks that could not be trained, with the reason. members: The family, by phi. warnings: What to know.
+    """
+
+    run: Run
+    base: ArchSpec
+    coefficients: Coefficients
+    decision: Decision | None
+    trained: tuple[Trained, ...]
+    grid: Grid | None
+    choice: Choice | None
+    ratios: Mapping[Level, float]
+    failed: tuple[tuple[Point, str], ...]
+    members: tuple[Member, ...]
+    warnings: tuple[str, ...]
+
+
+class Watcher(SearchWatcher):
+    """Whoever wants to see a scaling go on overrides what interests them, besides what a search shows."""
+
+    def began(self, run: Run, base: ArchSpec, data: Dataset, notes: Sequence[str]) -> None:
+        """The scaling begins."""
+
+    def planned(self, found: Grid, choice: Choice, ratios: Mapping[Level, float], minutes: float) -> None:
+        """The networks to be trained are known."""
+
+    def timing(self, what: str) -> None:
+        """A network is timed."""
+
+    def training(self, label: str, seed: int, phase: int, done: int, total: int) -> None:
+        """A phase of a training begins."""
+
+    def trained(self, label: str, seed: int, values: Mapping[str, Any]) -> None:
+        """A training has ended."""
+
+
+def derive(config: ScaleConfig | None = None, *, watcher: Watcher | None = None, **settings: Any) -> ScaleResult:
+    """Find the coefficients by which a network is best scaled here, and build it at each phi.
+
+    A scaling that was cut off is continued by the same call; nothing that was measured is measured again.
+    Source: Tan & Le 2019 (EfficientNet), arXiv:1905.11946, section 3.3.
+
+    Args:
+        config: The settings; or give them by name: `derive(source="results/run1", phi=(1, 2, 3))`.
+        watcher: Sees the scaling go on.
+
+    Raises:
+        NasError: one of its kinds, for anything a user can mend.
+    """
+    if config is not None and settings:
+        raise UsageError(f"derive: found config and {', '.join(settings)}; give one or the other.")
+    config = config or from_settings(settings, "derive")
+    source = config.source if config.source is not None else str(runs.latest())
+    watcher = watcher or Watcher()
+    devices = pick_devices(config.devices)
+    search = runs.open_search(source) if Path(source).is_dir() else None
+    if search is not None and not search.path("winner.yaml").is_file():
+        raise RunError(
+            f"{search.folder}: has no winner yet. Continue the search: nas search --resume {shlex.quote(str(search.folder))}"
+        )
+    named = catalog.load_arch(source if search is None else search.path("winner.yaml"))
+    own = None if search is None else search.manifest["config"]
+    place = config.data or (BUILTIN if own is None else own["data"])
+    if own is not None and config.data is None and not is_found(place):
+        raise RunError(f"{source}: its images are not at {place}, where they were. Say where they are now with --data.")
+    if config.recipe is None and search is not None:
+        recipe = from_document(dict(search.manifest["recipe"]), where=str(search.path("manifest.json")))
+    else:
+        recipe = load_recipe(config.recipe or "standard")
+    broken = config.skip_broken or bool(own and own["skip_broken"])
+    config = replace(config, source=source, data=located(place), skip_broken=broken)
+    folder = config.out
+    if folder is None and search is not None:
+        folder = search.folder / "scale"
+    if folder is None or not (folder / "manifest.json").is_file():
+        folder = runs.new_folder(None, "scale", f"{named.name}-{devices[0].type}", folder)
+    with runs.owned(folder):
+        return _Scaling(config, named, recipe, search, folder, devices, watcher).run()
+
+
+class _Scaling:
+    """A scaling at work: what its steps share."""
+
+    def __init__(
+        self,
+        config: ScaleConfig,
+        named: ArchSpec,
+        recipe: Recipe,
+        search: Run | None,
+        folder: Path,
+        devices: tuple[torch.device, ...],
+        watcher: Watcher,
+    ) -> None:
+        self.config, self.recipe, self.search, self.watcher = config, recipe, search, watcher
+        self.rules = config.rules()
+        largest = largest_resolution(
+            named, self.rules, target=config.target, step=config.grid_step, reach=self._reach_of_gamma()
+        )
+        assert config.data is not None
+        self.data = load_data(config.data, resolution=largest, progress=watcher.packing, skip_broken=config.skip_broken)
+        self.base = replace(named, num_classes=self.data.num_classes, in_channels=self.data.in_channels)
+        self.threads = max(1, torch.get_num_threads() // len(devices))
+        self.devices = devices
+        self.setup = Setup(
+            source=config.data,
+            data_resolution=largest,
+            skip_broken=config.skip_broken,
+            fingerprint=self.data.fingerprint,
+            recipe=recipe,
+            baseline=self.base,
+            limits=(),
+            w=-0.07,
+            timeout_s=None,
+        )
+        self.run_folder = self._opened(folder)
+        stored = self.run_folder.path(MEASURED)
+        again = "Delete it, and everything is measured again."
+        content: dict[str, Stored] = runs.read_json(stored, dict, again) if stored.is_file() else {}
+        self.timings: Stored = content.get("timings", {})
+        self.trainings: Stored = content.get("trainings", {})
+        self.seeds = range(config.seed, config.seed + config.seeds)
+        self.points: dict[str, Point] = {}
+
+    def _reach_of_gamma(self) -> float:
+        """Return how far the grid of resolutions goes; images are packed for the largest."""
+        return 1 / math.sqrt(self.config.target) if self.config.budget_metric == "params" else REACH
+
+    def _opened(self, folder: Path) -> Run:
+        """Make the run, or open the one that is continued."""
+        config, data = self.config, self.data
+        facts: dict[str, Any] = {
+            "base": {
+                "name": self.base.name,
+                "hash": self.base.arch_hash,
+                "summary": summary(self.base),
+                "source": config.source,
+            },
+            "study": ".." if self._in_search(folder) else ".",
+            "config": config.document(),
+            "grid": {
+                **{
+                    key: getattr(config, key) for key in ("budget_metric", "target", "tolerance", "within", "grid_step")
+                },
+                "rules": self.rules.document(),
+                "coefficients": config.coefficients,
+            },
+            "recipe": self.recipe.document(),
+            "seed": config.seed,
+            "data": used_images(data, self.recipe),
+            "device": describe_device(self.devices[0], self.threads),
+            **software(),
+        }
+        if not (folder / "manifest.json").is_file():
+            runs.write_text(folder / "base.yaml", yaml.safe_dump(self.base.document(), sort_keys=False))
+            return runs.create(folder, "scale", facts)
+        run = runs.open_run(folder)
+        if run.manifest.get("kind") != "scale":
+            raise RunError(
+                f"{folder}: is a {run.manifest.get('kind')} run, not a scaling. Name another folder with --out."
+            )
+        try:
+            runs.check_same(run, facts, SAME)
+        except RunError as error:
+            raise RunError(f"{error} A scaling with other settings has a folder of its own: --out {folder}-2") from None
+        return runs.update(run, {"config": facts["config"]})
+
+    def _in_search(self, folder: Path) -> bool:
+        return self.search is not None and folder.resolve().parent == self.search.folder.resolve()
+
+    def run(self) -> ScaleResult:
+        """Run every step."""
+        self.watcher.opened(self.run_folder)
+        self.watcher.began(self.run_folder, self.base, self.data, self._native())
+        self.engine: Engine = engine_for(
+            self.setup,
+            self.data,
+            self.devices,
+            asked=self.config.devices,
+            threads=self.threads,
+            checkpoints=self.run_folder.path(checkpoints.FOLDER),
+            say=self.watcher.note,
+            waiting=self.watcher.waiting,
+        )
+        try:
+            return self._measured()
+        except PhaseBug as bug:
+            path = self.run_folder.path(f"bug-{bug.job.spec.arch_hash}")
+            runs.write_text(path.with_suffix(".yaml"), yaml.safe_dump(bug.job.spec.document(), sort_keys=False))
+            runs.write_text(path.with_suffix(".txt"), bug.trace)
+            raise RunError(
+                f"{bug.job.name}, phase {bug.job.phase}: the program failed ({bug.error}). The network is in {path}.yaml, the "
+                f"traceback in {path}.txt; please report both."
+            ) from bug
+        finally:
+            self.engine.close()
+
+    def _measured(self) -> ScaleResult:
+        config = self.config
+        if config.coefficients is not None:
+            chosen = Coefficients(*config.coefficients)
+            members = self._members(chosen)
+            return ScaleResult(
+                self.run_folder, self.base, chosen, None, (), None, None, {}, (), members, self._warned(None, members)
+            )
+        metric = config.budget_metric
+        found = grid(
+            self.base,
+            self.rules,
+            target=config.target,
+            tolerance=config.tolerance,
+            step=config.grid_step,
+            gamma_too=metric != "params",
+            reach=REACH,
+        )
+        ratios, choice = self._choice(found)
+        if not choice.points:
+            raise UsageError(
+                f"--within: found {config.within:g}; no network of the grid costs {config.target:g} times the base "
+                f"({metric}). Give a larger one, or a smaller --grid-step."
+            )
+        points = {point.level: point for point in choice.points}
+        self.watcher.planned(found, choice, ratios, self._minutes(choice))
+        self._train([(BASE, 0), *((level, 0) for level in points)], points)
+        while wanted := self._again(points):
+            self._train(wanted, points)
+        results = self._results(points)
+        failed = tuple((points[level], reason) for level, reason in self._failed(points))
+        possible = [level for level in points if level in results]
+        if BASE not in results or not possible:
+            reasons = "; ".join(sorted({reason for _, reason in self._failed({BASE: None, **points})}))
+            raise RunError(
+                f"{self.run_folder.folder}: no network could be trained to the end ({reasons}). Lower the recipe's batch_size or "
+                "learning_rate in a new recipe."
+            )
+        decision = decide(results, possible)
+        trained = tuple(
+            self._trained(level, None if level == BASE else points[level], results[level])
+            for level in (BASE, *possible)
+            if level in results
+        )
+        chosen = points[decision.chosen].coefficients
+        members = self._members(chosen)
+        warnings = self._warned(points[decision.chosen], members)
+        return ScaleResult(
+            self.run_folder, self.base, chosen, decision, trained, found, choice, ratios, failed, members, warnings
+        )
+
+    # --- which networks ---------------------------------------------------------------------------------------
+
+    def _choice(self, found: Grid) -> tuple[dict[Level, float], Choice]:
+        """Return the cost of every point in the metric of the constraint, and those that are to be trained.
+
+        Step times are measured where they decide: the candidates that a model takes for the target are timed, the model is
+        fitted anew, and so on, until all that are chosen have been timed.
+        """
+        config = self.config
+        by_level = {point.level: point for point in found.points}
+        published = published_point(found)
+        first = [level for level in by_level if self._name(by_level[level].spec, 0) in self.trainings]
+        first += [published.level] if published is not None else []
+
+        def chosen(ratios: Mapping[Level, float]) -> Choice:
+            return choose(
+                found, lambda point: ratios[point.level], within=config.within, budget=config.budget, first=first
+            )
+
+        if config.budget_metric != "step_time":
+            ratios = {level: getattr(point, config.budget_metric) for level, point in by_level.items()}
+            return ratios, chosen(ratios)
+        names = {level: self._name(point.spec, 0) for level, point in by_level.items()}
+        while True:
+            measured = {level: _ratio(self.timings[key]) for level, key in names.items() if key in self.timings}
+            ratios = dict(step_time_model({k: v for k, v in measured.items() if v < math.inf}, by_level)) | measured
+            choice = chosen(ratios)
+            unmeasured = [point for point in choice.points if point.level not in measured]
+            if not unmeasured:
+                return ratios, choice
+            self._time([(f"{point.coefficients}", point.spec) for point in unmeasured])
+
+    def _name(self, spec: ArchSpec, seed: int) -> str:
+        return name(Job(spec, 0, self.config.seed + seed))
+
+    def _minutes(self, choice: Choice) -> float:
+        """Return an estimate of the time of the first round, in minutes, from the step time of the base."""
+        self._time([("the base", self.base)])
+        timed = self.timings[self._name(self.base, 0)]
+        if timed["outcome"] != "ok":
+            return math.nan
+        own = self.base.resolved().resolution
+        images = min(len(self.data.train.labels), self.recipe.train_images)
+        steps = sum(
+            phase_steps(images, self.recipe, phase) * (phase.resolution / own) ** 2
+            for phase in phases(self.recipe.progressive, own, self.recipe.epochs)
+        )
+        forward = min(len(self.data.val.labels), self.recipe.val_images) / self.recipe.batch_size / 3
+        each = (steps + forward * self.recipe.progressive.phases) * timed["step_time_ms"] / 1000
+        left = [point for point in choice.points if self._name(point.spec, 0) not in self.trainings]
+        slots = len(self.devices)
+        return (each * (1 + sum(point.macs for point in left)) + 15.0 * (1 + len(left))) / 60 / slots
+
+    # --- measuring ----------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        runs.write_json(self.run_folder.path(MEASURED), {"timings": self.timings, "trainings": self.trainings})
+
+    def _time(self, networks: Sequence[tuple[str, ArchSpec]]) -> None:
+        """Time networks that have not been timed."""
+        jobs = [Job(spec, 0, self.config.seed, FULL, label) for label, spec in networks]
+        train_all(
+            [job for job in jobs if name(job) not in self.timings],
+            self.engine,
+            0,
+            self.timings,
+            self.run_folder.path(checkpoints.FOLDER),
+            save=lambda job: self._save(),
+            on_phase=lambda job, phase: self.watcher.timing(job.name),
+            seeds=(),  # a training that was cut off keeps its checkpoint
+        )
+
+    def _train(self, wanted: Sequence[tuple[Level, int]], points: Mapping[Level, Point]) -> None:
+        """Train networks, each with the seed of its number, and show each in the study."""
+        jobs = {}
+        for level, number in wanted:
+            label = "base" if level == BASE else f"{points[level].coefficients}"
+            spec = self.base if level == BASE else points[level].spec
+            jobs[level, number] = Job(spec, 0, self.seeds[number], FULL, label)
+        levels = {name(job): level for (level, _), job in jobs.items()}
+
+        def ended(job: Job) -> None:
+            self._save()
+            self.watcher.trained(job.name, job.seed, self.trainings[name(job)])
+            self._show(points)
+
+        def began(job: Job, phase: int) -> None:
+            done = sum(key in self.trainings for key in levels)
+            self.watcher.training(job.name, job.seed, phase, done, len(levels))
+
+        train_all(
+            list(jobs.values()),
+            self.engine,
+            self.recipe.progressive.phases,
+            self.trainings,
+            self.run_folder.path(checkpoints.FOLDER),
+            save=ended,
+            on_phase=began,
+            seeds=self.seeds,
+        )
+        self._show(points)
+
+    def _again(self, points: Mapping[Level, Point]) -> list[tuple[Level, int]]:
+        """Return the trainings with further seeds that are due: of the tied, the baselines and the base."""
+        results = self._results(points)
+        possible = [level for level in points if level in results]
+        if not possible:
+            return []
+        due = [BASE, *(level for level in possible if points[level].kind in SINGLE), *decide(results, possible).tied]
+        for number in range(1, len(self.seeds)):
+            wanted = [
+                (level, number)
+                for level in dict.fromkeys(due)
+                if level in results
+                and self._name(self.base if level == BASE else points[level].spec, number) not in self.trainings
+            ]
+            if wanted:
+                return wanted
+        return []
+
+    def _of(self, spec: ArchSpec) -> list[dict[str, Any]]:
+        keys = [self._name(spec, number) for number in range(len(self.seeds))]
+        return [self.trainings[key] for key in keys if key in self.trainings]
+
+    def _results(self, points: Mapping[Level, Point]) -> dict[Level, Seen]:
+        """Return what the trainings of each network showed; those that failed with some seed are left out."""
+        specs = {BASE: self.base, **{level: point.spec for level, point in points.items()}}
+        sound = {
+            level: found
+            for level, spec in specs.items()
+            if (found := self._of(spec)) and all(item["outcome"] == "ok" for item in found)
+        }
+        deviation = seed_deviation([[item["val_accuracy"] for item in found] for found in sound.values()])
+        return {level: seen(found, deviation) for level, found in sound.items()}
+
+    def _failed(self, points: Mapping[Level, Point | None]) -> list[tuple[Level, str]]:
+        found = []
+        for level, point in points.items():
+            ends = [item for item in self._of(self.base if point is None else point.spec) if item["outcome"] != "ok"]
+            if ends:
+                found.append((level, f"{ends[0]['outcome']}: {ends[0].get('reason', '')}"))
+        return found
+
+    def _trained(self, level: Level, point: Point | None, found: Seen) -> Trained:
+        if point is None:
+            return Trained(level, "base", self.base, Coefficients(1, 1, 1), 1.0, 1.0, found)
+        return Trained(level, point.kind, point.spec, point.coefficients, point.macs, point.params, found)
+
+    def _show(self, points: Mapping[Level, Point]) -> None:
+        """Write the trainings into the study, where the dashboard sees them."""
+        most = self.config.target * REACH
+        rows = []
+        for level in (BASE, *points):
+            point = points.get(level)
+            spec = self.base if point is None else point.spec
+            found = Coefficients(1, 1, 1) if point is None else point.coefficients
+            for number in range(len(self.seeds)):
+                item = self.trainings.get(self._name(spec, number))
+                if item is None:
+                    continue
+                facts: dict[str, str | float | int] = {
+                    "kind": "base" if point is None else point.kind,
+                    "arch": summary(spec),
+                    "arch_hash": spec.arch_hash,
+                    "seed": self.seeds[number],
+                    "outcome": item["outcome"],
+                    "theory": found.theory,
+                    "macs_ratio": 1.0 if point is None else point.macs,
+                    "params_ratio": 1.0 if point is None else point.params,
+                    **({"step_time_ratio": _ratio(item)} if "step_time_ms" in item else {}),
+                    **{
+                        key: item[key]
+                        for key in ("val_accuracy", "val_error", "step_time_ms", "seconds")
+                        if key in item
+                    },
+                }
+                rows.append(
+                    Row(
+                        key=self._name(spec, number),
+                        params={key: (value, 1.0, most) for key, value in asdict(found).items()},
+                        value=item.get("val_accuracy") if item["outcome"] == "ok" else None,
+                        steps=item.get("phase_accuracy", []),
+                        attributes=facts,
+                    )
+                )
+        folder = self.run_folder.folder
+        study = (folder / self.run_folder.manifest["study"]).resolve()
+        mirror(study, f"{SCALING}: {folder.name}", rows, {"scaling": str(folder), "base": self.base.name})
+
+    # --- the family ---------------------------------------------------------------------------------------------
+
+    def _members(self, chosen: Coefficients) -> tuple[Member, ...]:
+        """Build, count and time the network at each phi, and write its file."""
+        config = self.config
+        specs = {phi: scale(self.base, chosen, phi, self.rules) for phi in config.phi}
+        named = {
+            phi: replace(
+                spec,
+                name=f"{self.base.name}-phi{phi:g}",
+                reference=f"{self.base.name} scaled by nas scale: alpha {chosen.alpha:g}, beta {chosen.beta:g}, "
+                f"gamma {chosen.gamma:g}, phi {phi:g}",
+            )
+            for phi, spec in specs.items()
+        }
+        self._time([("the base", self.base), *((f"phi {phi:g}", spec) for phi, spec in specs.items())])
+        own, base_time = count(self.base), self.timings[self._name(self.base, 0)]
+        members = []
+        for phi, spec in named.items():
+            found, timed = count(spec), self.timings[self._name(spec, 0)]
+            depth, width, size = chosen.alpha**phi, chosen.beta**phi, chosen.gamma**phi
+            built = {"num_params": found.params / own.params, "macs": found.macs / own.macs}
+            if "step_time_ms" in timed:
+                built["step_time_ms"] = _ratio(timed)
+            if "peak_memory_mib" in timed and "peak_memory_mib" in base_time:
+                built["peak_memory_mib"] = float(timed["peak_memory_mib"] / base_time["peak_memory_mib"])
+            file = self.run_folder.path(f"phi-{phi:g}.yaml")
+            runs.write_text(file, yaml.safe_dump(spec.document(), sort_keys=False))
+            members.append(
+                Member(
+                    phi=phi,
+                    spec=spec,
+                    file=file,
+                    num_params=found.params,
+                    macs=found.macs,
+                    predicted={
+                        "num_params": depth * width**2,
+                        "macs": depth * width**2 * size**2,
+                        "step_time_ms": depth * width**2 * size**2,
+                        # What is kept for the backward pass: channels times pixels of each layer.
+                        "peak_memory_mib": depth * width * size**2,
+                    },
+                    built=built,
+                    measured=timed,
+                    notes=self._notes(spec, phi, chosen, timed),
+                )
+            )
+        return tuple(members)
+
+    def _notes(self, spec: ArchSpec, phi: float, chosen: Coefficients, timed: Mapping[str, Any]) -> tuple[str, ...]:
+        notes = []
+        pixels, wished = spec.resolution, self.base.resolved().resolution * chosen.gamma**phi
+        if self.rules.max_resolution and wished > self.rules.max_resolution + self.rules.resolution_multiple / 2:
+            notes.append(f"{pixels} pixels is the largest resolution allowed; gamma asks for {wished:.0f}")
+        if timed["outcome"] != "ok":
+            notes.append(f"not timed: {timed.get('reason', timed['outcome'])}")
+        return tuple(notes)
+
+    def _native(self) -> list[str]:
+        """Say where networks of the grid are to see more pixels than the images have."""
+        largest, size = self.setup.data_resolution, self.data.size
+        if size < largest and self.config.budget_metric != "params":
+            return [
+                f"The images have {size} pixels, and networks of the grid see up to {largest}: enlarged images hold nothing new, "
+                "so that a higher resolution can only win by its larger maps. Do not take gamma for a law of your images."
+            ]
+        if self.data.enlarged:
+            total = len(self.data.train) + len(self.data.val)
+            return [
+                f"{self.data.enlarged} of {total} images have fewer than {size} pixels and are enlarged: for them a higher "
+                "resolution shows nothing new, and gamma is that much worse off."
+            ]
+        return []
+
+    def _warned(self, chosen: Point | None, members: Sequence[Member]) -> tuple[str, ...]:
+        found = list(self._native())
+        if chosen is not None and chosen.kind in SINGLE:
+            found.append(
+                f"The choice scales {chosen.kind} alone. That is what was measured; a longer recipe or more validation images "
+                "could tell more networks apart."
+            )
+        return tuple(found + [f"phi {member.phi:g}: {note}." for member in members for note in member.notes])
+
+
+def _ratio(values: Mapping[str, Any]) -> float:
+    """Return the step time of a network as a multiple of the base's, timed in turns with it."""
+    if values.get("outcome", "ok") != "ok" or "step_time_ms" not in values:
+        return math.inf
+    return float(values["step_time_ms"] / values["ref_step_time_ms"])
