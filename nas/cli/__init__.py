@@ -192,7 +192,7 @@ def latency(networks: tuple[str, ...], **settings: Any) -> None:
     _latency.show(networks, **settings)
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
     """Numbers with commas between them."""
 
     name = "numbers"

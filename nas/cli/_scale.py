@@ -34,7 +34,7 @@ class ScaleProgress(Watcher):
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        self._console = Console(highlight=False, soft_wrap=True, markup=False)
+        self._console = _console()
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -170,9 +170,7 @@ class ScaleProgress(Watcher):
         table = Table(*heads, box=None, pad_edge=False, header_style="dim")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        # A pipe has no width; a table must not be folded there.
-        width = None if self._console.is_terminal else 200
-        self._console.print(table, width=width)
+        self._console.print(table)
 
     def _say(self, label: str, text: str, style: str = "") -> None:
         """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""
@@ -196,7 +194,7 @@ def reproduce(family: str) -> None:
     if family not in REPRODUCE:
         known = list(REPRODUCE)
         raise UsageError(f"--reproduce: found {family}; allowed: {', '.join(known)}.{nearest(family, known)}")
-    console = Console(highlight=False, markup=False)
+    console = _console()
     heads = ["network", "depth", "width", "pixels", "params", "MACs", "x base", "phi by depth / width / pixels"]
     table = Table(*heads, box=None, pad_edge=False, header_style="dim")
     for row in REPRODUCE[family]:
@@ -218,9 +216,14 @@ def reproduce(family: str) -> None:
             f"{found.macs / own.macs:.2f}",
             " / ".join(f"{phi:.2f}" for phi in phis),
         )
-    console.print(table, width=None if console.is_terminal else 200)
+    console.print(table)
     console.print(
         f"\nFrom the released table, not from powers of {PUBLISHED}: where the three columns of phi differ, no single phi gives "
-        "the network. EfficientNetV2's at its training resolution; relative to its own base.",
-        soft_wrap=True,
+        "the network. EfficientNetV2's at its training resolution; relative to its own base."
     )
+
+
+def _console() -> Console:
+    """Return a console; where no terminal sets a width, tables are not to be folded at 80 columns."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, markup=False, width=200)

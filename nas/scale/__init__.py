@@ -2,6 +2,7 @@
 
 from nas.scale.compound import Coefficients, Rules, scale
 from nas.scale.config import ScaleConfig
-from nas.scale.session import ScaleResult, Watcher, derive
+from nas.scale.result import ScaleResult, Watcher
+from nas.scale.session import derive
 
 __all__ = ["Coefficients", "Rules", "ScaleConfig", "ScaleResult", "Watcher", "derive", "scale"]

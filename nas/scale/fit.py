@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def seed_deviation(accuracies: Sequence[Sequence[float]]) -> float:
     return math.sqrt(sum(statistics.variance(group) * (len(group) - 1) for group in several) / freedom)
 
 
-def seen(trainings: Sequence[Mapping[str, float]], deviation: float) -> Seen:
+def seen(trainings: Sequence[Mapping[str, Any]], deviation: float) -> Seen:
     """Return what the trainings of one network showed.
 
     Args:
@@ -52,7 +53,7 @@ def seen(trainings: Sequence[Mapping[str, float]], deviation: float) -> Seen:
     """
     accuracies = tuple(item["val_accuracy"] for item in trainings)
     within = statistics.fmean(item["val_error"] for item in trainings)
-    ratios = [item["step_time_ms"] / item["ref_step_time_ms"] for item in trainings]
+    ratios = [time_ratio(item) for item in trainings]
     shares = [item["step_time_mad_ms"] / item["step_time_ms"] for item in trainings]
     return Seen(
         accuracies=accuracies,
@@ -61,6 +62,13 @@ def seen(trainings: Sequence[Mapping[str, float]], deviation: float) -> Seen:
         step_time=statistics.median(ratios),
         spread=statistics.fmean(shares),
     )
+
+
+def time_ratio(values: Mapping[str, Any]) -> float:
+    """Return the step time of a timing as a multiple of the base's, timed in turns with it; infinite where it failed."""
+    if values["outcome"] != "ok" or "step_time_ms" not in values:
+        return math.inf
+    return float(values["step_time_ms"] / values["ref_step_time_ms"])
 
 
 def told_apart(one: Seen, other: Seen) -> bool:

@@ -1,7 +1,8 @@
 """The grid of alpha, beta and gamma, what each point of it builds, and which of them are worth a training.
 
 Many triples build one network: layers are whole, channels and pixels are rounded. So the grid is walked by what is
-built. A network stands for all its triples and is named by the one whose theory is nearest to the target.
+built. A network stands for all its triples and is named by one of them: of those with 1 for what is not scaled, the one
+whose theory is nearest to the target.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Point:
     """A network on the grid.
 
     Args:
-        coefficients: Of the triples that build it, the one whose theory is nearest to the target.
+        coefficients: Of the triples that build it, with 1 for what is not scaled, the one whose theory is nearest to the target.
         kind: `compound`, `depth`, `width` or `resolution`: what is scaled.
         level: The place of its depth, width and resolution among those that differ, each from 0. It tells networks apart.
         members: The triples that build it. on_surface: How many of them are the target in theory, within the tolerance.
@@ -107,11 +108,17 @@ def grid(
             # Counting is what takes the time: a network whose cost is far off, by that of its smallest images, is not counted.
             if flat and not near and not target / ABOUT / 1.2 <= flat * pixels_ratio <= target * ABOUT * 1.2:
                 continue
-            best = min(triples, key=lambda item: (abs(math.log(item.theory / target)), item.alpha, item.beta))
+            level = (depth, width, place)
+            # What is not scaled keeps 1: a coefficient that rounding swallows here would be claimed without having been tried.
+            honest = [
+                item
+                for item in triples
+                if all(index or value == 1 for index, value in zip(level, vars(item).values(), strict=True))
+            ]
+            best = min(honest, key=lambda item: (abs(math.log(item.theory / target)), item.alpha, item.beta))
             spec = at(base, depth=best.alpha, width=best.beta, resolution=best.gamma, rules=rules)
             built = count(spec)
             flat = flat or built.macs / own.macs
-            level = (depth, width, place)
             if level == (0, 0, 0) or not (near or target / ABOUT <= built.macs / own.macs <= target * ABOUT):
                 continue
             scaled = [name for name, index in zip(SINGLE, level, strict=True) if index]
@@ -177,8 +184,9 @@ def choose(found: Grid, ratio: Ratio, *, within: float, budget: int, first: Sequ
 
     Of each single dimension the point nearest to the target is among them, also where rounding leaves it farther away than
     others may be, and so is the published point. Of two networks of which one contains the other (deeper or equal, wider or
-    equal, larger images or equal) both cannot be on the surface: only the one nearer to the target is taken. The rest is filled
-    up with those that are farthest from all taken ones, in the logarithms of what depth, width and resolution cost in theory.
+    equal, larger images or equal) both cannot be on the surface: of compound ones only that nearer to the target is taken.
+    The rest is filled up with those that are farthest from all taken ones, in the logarithms of what depth, width and
+    resolution cost in theory.
 
     Args:
         within: Share of the target by which a cost may differ. budget: How many are taken.
@@ -191,9 +199,12 @@ def choose(found: Grid, ratio: Ratio, *, within: float, budget: int, first: Sequ
             close.append(point)
         else:
             reasons[point.level] = f"costs {ratio(point):.2f} times the base, not {found.target:g}"
-    maximal = [point for point in close if not _dominated(point, close, ratio, found.target)]
+    compound = [point for point in close if point.kind == "compound"]
+    maximal = [point for point in compound if not _dominated(point, compound, ratio, found.target)]
     for point in close:
-        if point not in maximal:
+        if point.kind != "compound":
+            reasons[point.level] = "another network that scales this dimension alone is nearer to the target"
+        elif point not in maximal:
             reasons[point.level] = "another one contains it or is contained in it, and is nearer to the target"
     taken = [point for point in found.points if point.level in first and point in close]
     for kind in SINGLE:

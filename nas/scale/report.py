@@ -16,7 +16,7 @@ from nas.report.text import table
 from nas.runs import write_bytes, write_json, write_text
 from nas.scale.fit import told_apart
 from nas.scale.grid import SINGLE, Grid
-from nas.scale.session import ScaleResult, Trained
+from nas.scale.result import ScaleResult, Trained
 from nas.space import format_count
 
 COLOURS = {
@@ -125,8 +125,8 @@ def spread_of(found: Grid) -> str:
         return "No triple of the grid is on the surface of the theory."
     low, high = (f(point.macs for point in points) for f in (min, max))
     return (
-        f"{found.surface} triples have alpha * beta^2 * gamma^2 = {found.target:g} ± {found.tolerance:g}. They build {len(points)} "
-        f"different networks, which really cost {low:.2f} to {high:.2f} times the base (MACs)."
+        f"{found.surface} triples have alpha * beta^2 * gamma^2 = {found.target:g} ± {found.tolerance:g}. They build "
+        f"{len(points)} different networks, which really cost {low:.2f} to {high:.2f} times the base (MACs)."
     )
 
 
@@ -221,11 +221,14 @@ def doubt(result: ScaleResult) -> str:
         return f"The best of {total} networks; all others are worse by more than twice the error."
     best = next(item for item in result.trained if item.level == result.decision.best)
     rest = (
-        "it is also the cheapest of them."
+        "the best has the shortest measured step as well."
         if result.decision.best == result.decision.chosen
-        else f"of these the one with the shortest measured step is taken, not {best.coefficients} with {best.seen.mean:.4f}."
+        else f"the one with the shortest measured step, not {best.coefficients} with {best.seen.mean:.4f}."
     )
-    return f"{count} of {total} networks cannot be told from the best by accuracy (twice the error of a difference): {rest}"
+    return (
+        f"{count} of {total} networks, the best among them, cannot be told apart by accuracy (twice the error of a difference). "
+        f"The tie goes to the cheapest: {rest}"
+    )
 
 
 def _report(result: ScaleResult) -> list[str]:
@@ -240,7 +243,8 @@ def _report(result: ScaleResult) -> list[str]:
         f"- base: `{result.base.arch_hash}`, {manifest['base']['summary']}",
         f"- images: {manifest['data']['name']}, {manifest['data']['used_train_images']} to train on and "
         f"{manifest['data']['used_val_images']} to score on, {manifest['data']['classes']} classes",
-        f"- recipe: {manifest['recipe']['name']}, {manifest['recipe']['epochs']:g} epochs, batch {manifest['recipe']['batch_size']}",
+        f"- recipe: {manifest['recipe']['name']}, {manifest['recipe']['epochs']:g} epochs, "
+        f"batch {manifest['recipe']['batch_size']}",
         f"- device: {manifest['device']['name']}, torch {manifest['torch']}",
         f"- rules: {', '.join(f'{key} {value}' for key, value in manifest['grid']['rules'].items())}",
         "",
@@ -253,8 +257,8 @@ def _report(result: ScaleResult) -> list[str]:
             doubt(result),
             "",
             f"Cost of a candidate: {manifest['grid']['target']:g} times the base ({metric}, as built) ± "
-            f"{manifest['grid']['within']:.0%}; baselines that scale one dimension alone are as near as rounding lets them. Costs are "
-            "multiples of the base's. Errors are standard errors (validation images and seeds).",
+            f"{manifest['grid']['within']:.0%}; baselines that scale one dimension alone are as near as rounding lets them. "
+            "Costs are multiples of the base's. Errors are standard errors (validation images and seeds).",
             "",
             *table(HEADS, rows_of(result)),
             "",
@@ -267,16 +271,16 @@ def _report(result: ScaleResult) -> list[str]:
             "## Theory and what is built",
             "",
             spread_of(result.grid)
-            + f" The whole grid holds {result.grid.networks} networks; `grid.csv` lists those within a factor of 2 of the target, and "
-            "why each was not trained.",
+            + f" The whole grid holds {result.grid.networks} networks; `grid.csv` lists those within a factor of 2 of "
+            "the target, and why each was not trained.",
             "",
         ]
         lines += [f"- {point.coefficients} failed: {reason}" for point, reason in result.failed]
     lines += [
         "## The family",
         "",
-        "Built and measured against theory: depth * width^2 for parameters, depth * width^2 * resolution^2 for MACs and step time, "
-        "depth * width * resolution^2 for memory; multiples of the base's.",
+        "Built and measured against theory: depth * width^2 for parameters, depth * width^2 * resolution^2 for MACs and step "
+        "time, depth * width * resolution^2 for memory; multiples of the base's.",
         "",
         *table(MEMBER_HEADS, member_rows(result)),
         "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,29 @@ import torch
 import yaml
 
 from nas import catalog, runs
-from nas.cost import count
-from nas.cost.step_time import FULL
-from nas.data import BUILTIN, Dataset, is_found, located
+from nas.data import BUILTIN, is_found, located
 from nas.data import load as load_data
 from nas.devices import describe_device, pick_devices
-from nas.engine import Engine, Job, PhaseBug, checkpoints, engine_for
+from nas.engine import PhaseBug, checkpoints, engine_for
 from nas.errors import RunError, UsageError
 from nas.evaluate import Setup
 from nas.runs import Run
-from nas.scale.compound import Coefficients, scale
+from nas.scale.compound import Coefficients
 from nas.scale.config import ScaleConfig, from_settings
-from nas.scale.fit import Decision, Seen, decide, seed_deviation, seen, step_time_model
+from nas.scale.family import member, network
+from nas.scale.fit import Seen, decide, seed_deviation, seen, step_time_model, time_ratio
 from nas.scale.grid import SINGLE, Choice, Grid, Level, Point, choose, grid, largest_resolution, published_point
+from nas.scale.measure import Measurements
+from nas.scale.result import Member, ScaleResult, Trained, Watcher
 from nas.search.facts import software, used_images
-from nas.search.session import Watcher as SearchWatcher
 from nas.search.study import SCALING, Row, mirror
-from nas.search.trainings import Stored, name, train_all
 from nas.spec import ArchSpec, summary
 from nas.train.loop import phase_steps
 from nas.train.recipes import Recipe, from_document, load_recipe
 from nas.train.schedule import phases
 
-MEASURED = "measured.json"
-"""The raw values of all timings and trainings of a scaling."""
+SCREENED = 4
+"""Where the step time decides, at most this many times the budget are timed to find those that cost the target."""
 
 REACH = 1.25
 """The grid ends at this multiple of what one dimension alone would need in theory."""
@@ -46,83 +45,6 @@ BASE: Level = (0, 0, 0)
 
 SAME = ("base.hash", "grid", "data.fingerprint", "recipe", "device", "torch", "seed")
 """What a continued scaling must share with its start, by its keys in the manifest."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A network of the family.
-
-    Args:
-        predicted: Multiples of the base's in theory: `num_params`, `macs`, `step_time_ms`, `peak_memory_mib`.
-        built: The same, counted or measured; what could not be measured is absent.
-        measured: Raw values of the timing. outcome: `ok`, or why it was not timed.
-    """
-
-    phi: float
-    spec: ArchSpec
-    file: Path
-    num_params: float
-    macs: float
-    predicted: Mapping[str, float]
-    built: Mapping[str, float]
-    measured: Mapping[str, Any]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network of the grid, or the base, and what its trainings showed."""
-
-    level: Level
-    kind: str
-    spec: ArchSpec
-    coefficients: Coefficients
-    macs: float
-    params: float
-    seen: Seen
-
-
-@dataclass(frozen=True)
-class ScaleResult:
-    """What a scaling found.
-
-    Args:
-        run: Its folder. base: The network that is scaled. coefficients: The choice. decision: How it came about; None where the
-            coefficients were given. trained: The base first, then the networks of the grid.
-        grid, choice: What the grid holds and which of it was trained; None likewise.
-        failed: Networks that could not be trained, with the reason. members: The family, by phi. warnings: What to know.
-    """
-
-    run: Run
-    base: ArchSpec
-    coefficients: Coefficients
-    decision: Decision | None
-    trained: tuple[Trained, ...]
-    grid: Grid | None
-    choice: Choice | None
-    ratios: Mapping[Level, float]
-    failed: tuple[tuple[Point, str], ...]
-    members: tuple[Member, ...]
-    warnings: tuple[str, ...]
-
-
-class Watcher(SearchWatcher):
-    """Whoever wants to see a scaling go on overrides what interests them, besides what a search shows."""
-
-    def began(self, run: Run, base: ArchSpec, data: Dataset, notes: Sequence[str]) -> None:
-        """The scaling begins."""
-
-    def planned(self, found: Grid, choice: Choice, ratios: Mapping[Level, float], minutes: float) -> None:
-        """The networks to be trained are known."""
-
-    def timing(self, what: str) -> None:
-        """A network is timed."""
-
-    def training(self, label: str, seed: int, phase: int, done: int, total: int) -> None:
-        """A phase of a training begins."""
-
-    def trained(self, label: str, seed: int, values: Mapping[str, Any]) -> None:
-        """A training has ended."""
 
 
 def derive(config: ScaleConfig | None = None, *, watcher: Watcher | None = None, **settings: Any) -> ScaleResult:
@@ -204,13 +126,6 @@ class _Scaling:
             timeout_s=None,
         )
         self.run_folder = self._opened(folder)
-        stored = self.run_folder.path(MEASURED)
-        again = "Delete it, and everything is measured again."
-        content: dict[str, Stored] = runs.read_json(stored, dict, again) if stored.is_file() else {}
-        self.timings: Stored = content.get("timings", {})
-        self.trainings: Stored = content.get("trainings", {})
-        self.seeds = range(config.seed, config.seed + config.seeds)
-        self.points: dict[str, Point] = {}
 
     def _reach_of_gamma(self) -> float:
         """Return how far the grid of resolutions goes; images are packed for the largest."""
@@ -262,7 +177,7 @@ class _Scaling:
         """Run every step."""
         self.watcher.opened(self.run_folder)
         self.watcher.began(self.run_folder, self.base, self.data, self._native())
-        self.engine: Engine = engine_for(
+        engine = engine_for(
             self.setup,
             self.data,
             self.devices,
@@ -272,8 +187,10 @@ class _Scaling:
             say=self.watcher.note,
             waiting=self.watcher.waiting,
         )
+        seeds = range(self.config.seed, self.config.seed + self.config.seeds)
         try:
-            return self._measured()
+            self.measured = Measurements(self.run_folder, engine, self.recipe.progressive.phases, seeds, self.watcher)
+            return self._found()
         except PhaseBug as bug:
             path = self.run_folder.path(f"bug-{bug.job.spec.arch_hash}")
             runs.write_text(path.with_suffix(".yaml"), yaml.safe_dump(bug.job.spec.document(), sort_keys=False))
@@ -283,13 +200,13 @@ class _Scaling:
                 f"traceback in {path}.txt; please report both."
             ) from bug
         finally:
-            self.engine.close()
+            engine.close()
 
-    def _measured(self) -> ScaleResult:
+    def _found(self) -> ScaleResult:
         config = self.config
         if config.coefficients is not None:
             chosen = Coefficients(*config.coefficients)
-            members = self._members(chosen)
+            members = self._family(chosen)
             return ScaleResult(
                 self.run_folder, self.base, chosen, None, (), None, None, {}, (), members, self._warned(None, members)
             )
@@ -330,7 +247,7 @@ class _Scaling:
             if level in results
         )
         chosen = points[decision.chosen].coefficients
-        members = self._members(chosen)
+        members = self._family(chosen)
         warnings = self._warned(points[decision.chosen], members)
         return ScaleResult(
             self.run_folder, self.base, chosen, decision, trained, found, choice, ratios, failed, members, warnings
@@ -347,7 +264,7 @@ class _Scaling:
         config = self.config
         by_level = {point.level: point for point in found.points}
         published = published_point(found)
-        first = [level for level in by_level if self._name(by_level[level].spec, 0) in self.trainings]
+        first = [level for level, point in by_level.items() if self.measured.trained(point.spec)]
         first += [published.level] if published is not None else []
 
         def chosen(ratios: Mapping[Level, float]) -> Choice:
@@ -358,23 +275,25 @@ class _Scaling:
         if config.budget_metric != "step_time":
             ratios = {level: getattr(point, config.budget_metric) for level, point in by_level.items()}
             return ratios, chosen(ratios)
-        names = {level: self._name(point.spec, 0) for level, point in by_level.items()}
+        timings = self.measured.timings
         while True:
-            measured = {level: _ratio(self.timings[key]) for level, key in names.items() if key in self.timings}
-            ratios = dict(step_time_model({k: v for k, v in measured.items() if v < math.inf}, by_level)) | measured
+            keys = {level: self.measured.key(point.spec) for level, point in by_level.items()}
+            measured = {level: time_ratio(timings[key]) for level, key in keys.items() if key in timings}
+            sound = {level: ratio for level, ratio in measured.items() if ratio < math.inf}
+            if len(measured) < SCREENED * config.budget:
+                ratios = {**step_time_model(sound, by_level), **measured}
+            else:  # enough has been timed to choose from that
+                ratios = {**dict.fromkeys(by_level, math.inf), **measured}
             choice = chosen(ratios)
             unmeasured = [point for point in choice.points if point.level not in measured]
             if not unmeasured:
                 return ratios, choice
-            self._time([(f"{point.coefficients}", point.spec) for point in unmeasured])
-
-    def _name(self, spec: ArchSpec, seed: int) -> str:
-        return name(Job(spec, 0, self.config.seed + seed))
+            self.measured.time([(str(point.coefficients), point.spec) for point in unmeasured], protocol=None)
 
     def _minutes(self, choice: Choice) -> float:
         """Return an estimate of the time of the first round, in minutes, from the step time of the base."""
-        self._time([("the base", self.base)])
-        timed = self.timings[self._name(self.base, 0)]
+        self.measured.time([("the base", self.base)])
+        timed = self.measured.timing(self.base)
         if timed["outcome"] != "ok":
             return math.nan
         own = self.base.resolved().resolution
@@ -385,56 +304,22 @@ class _Scaling:
         )
         forward = min(len(self.data.val.labels), self.recipe.val_images) / self.recipe.batch_size / 3
         each = (steps + forward * self.recipe.progressive.phases) * timed["step_time_ms"] / 1000
-        left = [point for point in choice.points if self._name(point.spec, 0) not in self.trainings]
+        left = [point for point in choice.points if not self.measured.trained(point.spec)]
         slots = len(self.devices)
-        return (each * (1 + sum(point.macs for point in left)) + 15.0 * (1 + len(left))) / 60 / slots
+        return float(each * (1 + sum(point.macs for point in left)) + 15.0 * (1 + len(left))) / 60 / slots
 
     # --- measuring ----------------------------------------------------------------------------------------------
 
-    def _save(self) -> None:
-        runs.write_json(self.run_folder.path(MEASURED), {"timings": self.timings, "trainings": self.trainings})
-
-    def _time(self, networks: Sequence[tuple[str, ArchSpec]]) -> None:
-        """Time networks that have not been timed."""
-        jobs = [Job(spec, 0, self.config.seed, FULL, label) for label, spec in networks]
-        train_all(
-            [job for job in jobs if name(job) not in self.timings],
-            self.engine,
-            0,
-            self.timings,
-            self.run_folder.path(checkpoints.FOLDER),
-            save=lambda job: self._save(),
-            on_phase=lambda job, phase: self.watcher.timing(job.name),
-            seeds=(),  # a training that was cut off keeps its checkpoint
-        )
-
     def _train(self, wanted: Sequence[tuple[Level, int]], points: Mapping[Level, Point]) -> None:
         """Train networks, each with the seed of its number, and show each in the study."""
-        jobs = {}
-        for level, number in wanted:
-            label = "base" if level == BASE else f"{points[level].coefficients}"
-            spec = self.base if level == BASE else points[level].spec
-            jobs[level, number] = Job(spec, 0, self.seeds[number], FULL, label)
-        levels = {name(job): level for (level, _), job in jobs.items()}
-
-        def ended(job: Job) -> None:
-            self._save()
-            self.watcher.trained(job.name, job.seed, self.trainings[name(job)])
-            self._show(points)
-
-        def began(job: Job, phase: int) -> None:
-            done = sum(key in self.trainings for key in levels)
-            self.watcher.training(job.name, job.seed, phase, done, len(levels))
-
-        train_all(
-            list(jobs.values()),
-            self.engine,
-            self.recipe.progressive.phases,
-            self.trainings,
-            self.run_folder.path(checkpoints.FOLDER),
-            save=ended,
-            on_phase=began,
-            seeds=self.seeds,
+        self.measured.train(
+            [
+                ("base", self.base, number)
+                if level == BASE
+                else (str(points[level].coefficients), points[level].spec, number)
+                for level, number in wanted
+            ],
+            ended=lambda: self._show(points),
         )
         self._show(points)
 
@@ -445,20 +330,16 @@ class _Scaling:
         if not possible:
             return []
         due = [BASE, *(level for level in possible if points[level].kind in SINGLE), *decide(results, possible).tied]
-        for number in range(1, len(self.seeds)):
+        for number in range(1, self.config.seeds):
             wanted = [
                 (level, number)
                 for level in dict.fromkeys(due)
                 if level in results
-                and self._name(self.base if level == BASE else points[level].spec, number) not in self.trainings
+                and not self.measured.trained(self.base if level == BASE else points[level].spec, number)
             ]
             if wanted:
                 return wanted
         return []
-
-    def _of(self, spec: ArchSpec) -> list[dict[str, Any]]:
-        keys = [self._name(spec, number) for number in range(len(self.seeds))]
-        return [self.trainings[key] for key in keys if key in self.trainings]
 
     def _results(self, points: Mapping[Level, Point]) -> dict[Level, Seen]:
         """Return what the trainings of each network showed; those that failed with some seed are left out."""
@@ -466,7 +347,7 @@ class _Scaling:
         sound = {
             level: found
             for level, spec in specs.items()
-            if (found := self._of(spec)) and all(item["outcome"] == "ok" for item in found)
+            if (found := self.measured.of(spec)) and all(item["outcome"] == "ok" for item in found)
         }
         deviation = seed_deviation([[item["val_accuracy"] for item in found] for found in sound.values()])
         return {level: seen(found, deviation) for level, found in sound.items()}
@@ -474,7 +355,9 @@ class _Scaling:
     def _failed(self, points: Mapping[Level, Point | None]) -> list[tuple[Level, str]]:
         found = []
         for level, point in points.items():
-            ends = [item for item in self._of(self.base if point is None else point.spec) if item["outcome"] != "ok"]
+            ends = [
+                item for item in self.measured.of(self.base if point is None else point.spec) if item["outcome"] != "ok"
+            ]
             if ends:
                 found.append((level, f"{ends[0]['outcome']}: {ends[0].get('reason', '')}"))
         return found
@@ -492,20 +375,17 @@ class _Scaling:
             point = points.get(level)
             spec = self.base if point is None else point.spec
             found = Coefficients(1, 1, 1) if point is None else point.coefficients
-            for number in range(len(self.seeds)):
-                item = self.trainings.get(self._name(spec, number))
-                if item is None:
-                    continue
+            for number, item in enumerate(self.measured.of(spec)):
                 facts: dict[str, str | float | int] = {
                     "kind": "base" if point is None else point.kind,
                     "arch": summary(spec),
                     "arch_hash": spec.arch_hash,
-                    "seed": self.seeds[number],
+                    "seed": self.config.seed + number,
                     "outcome": item["outcome"],
                     "theory": found.theory,
                     "macs_ratio": 1.0 if point is None else point.macs,
                     "params_ratio": 1.0 if point is None else point.params,
-                    **({"step_time_ratio": _ratio(item)} if "step_time_ms" in item else {}),
+                    **({"step_time_ratio": time_ratio(item)} if item["outcome"] == "ok" else {}),
                     **{
                         key: item[key]
                         for key in ("val_accuracy", "val_error", "step_time_ms", "seconds")
@@ -514,7 +394,7 @@ class _Scaling:
                 }
                 rows.append(
                     Row(
-                        key=self._name(spec, number),
+                        key=self.measured.key(spec, number),
                         params={key: (value, 1.0, most) for key, value in asdict(found).items()},
                         value=item.get("val_accuracy") if item["outcome"] == "ok" else None,
                         steps=item.get("phase_accuracy", []),
@@ -527,61 +407,23 @@ class _Scaling:
 
     # --- the family ---------------------------------------------------------------------------------------------
 
-    def _members(self, chosen: Coefficients) -> tuple[Member, ...]:
+    def _family(self, chosen: Coefficients) -> tuple[Member, ...]:
         """Build, count and time the network at each phi, and write its file."""
-        config = self.config
-        specs = {phi: scale(self.base, chosen, phi, self.rules) for phi in config.phi}
-        named = {
-            phi: replace(
+        specs = {phi: network(self.base, chosen, phi, self.rules) for phi in self.config.phi}
+        self.measured.time([("the base", self.base), *((f"phi {phi:g}", spec) for phi, spec in specs.items())])
+        return tuple(
+            member(
+                self.base,
                 spec,
-                name=f"{self.base.name}-phi{phi:g}",
-                reference=f"{self.base.name} scaled by nas scale: alpha {chosen.alpha:g}, beta {chosen.beta:g}, "
-                f"gamma {chosen.gamma:g}, phi {phi:g}",
+                phi,
+                chosen,
+                self.rules,
+                timed=self.measured.timing(spec),
+                base_timed=self.measured.timing(self.base),
+                folder=self.run_folder.folder,
             )
             for phi, spec in specs.items()
-        }
-        self._time([("the base", self.base), *((f"phi {phi:g}", spec) for phi, spec in specs.items())])
-        own, base_time = count(self.base), self.timings[self._name(self.base, 0)]
-        members = []
-        for phi, spec in named.items():
-            found, timed = count(spec), self.timings[self._name(spec, 0)]
-            depth, width, size = chosen.alpha**phi, chosen.beta**phi, chosen.gamma**phi
-            built = {"num_params": found.params / own.params, "macs": found.macs / own.macs}
-            if "step_time_ms" in timed:
-                built["step_time_ms"] = _ratio(timed)
-            if "peak_memory_mib" in timed and "peak_memory_mib" in base_time:
-                built["peak_memory_mib"] = float(timed["peak_memory_mib"] / base_time["peak_memory_mib"])
-            file = self.run_folder.path(f"phi-{phi:g}.yaml")
-            runs.write_text(file, yaml.safe_dump(spec.document(), sort_keys=False))
-            members.append(
-                Member(
-                    phi=phi,
-                    spec=spec,
-                    file=file,
-                    num_params=found.params,
-                    macs=found.macs,
-                    predicted={
-                        "num_params": depth * width**2,
-                        "macs": depth * width**2 * size**2,
-                        "step_time_ms": depth * width**2 * size**2,
-                        # What is kept for the backward pass: channels times pixels of each layer.
-                        "peak_memory_mib": depth * width * size**2,
-                    },
-                    built=built,
-                    measured=timed,
-                    notes=self._notes(spec, phi, chosen, timed),
-                )
-            )
-        return tuple(members)
-
-    def _notes(self, spec: ArchSpec, phi: float, chosen: Coefficients, timed: Mapping[str, Any]) -> tuple[str, ...]:
-        notes = []
-        pixels, wished = spec.resolution, self.base.resolved().resolution * chosen.gamma**phi
-        if self.rules.max_resolution and wished > self.rules.max_resolution + self.rules.resolution_multiple / 2:
-            notes.append(f"{pixels} pixels is the largest resolution allowed; gamma asks for {wished:.0f}")
-        if timed["outcome"] != "ok":
-            notes.append(f"not timed: {timed.get('reason', timed['outcome'])}")
-        return tuple(notes)
+        )
 
     def _native(self) -> list[str]:
         """Say where networks of the grid are to see more pixels than the images have."""
@@ -607,10 +449,3 @@ class _Scaling:
                 "could tell more networks apart."
             )
         return tuple(found + [f"phi {member.phi:g}: {note}." for member in members for note in member.notes])
-
-
-def _ratio(values: Mapping[str, Any]) -> float:
-    """Return the step time of a network as a multiple of the base's, timed in turns with it."""
-    if values.get("outcome", "ok") != "ok" or "step_time_ms" not in values:
-        return math.inf
-    return float(values["step_time_ms"] / values["ref_step_time_ms"])

@@ -1,0 +1,87 @@
+"""The networks of a scaling: built at each phi, counted, and compared with what theory says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.cost import count
+from nas.runs import write_text
+from nas.scale.compound import Coefficients, Rules, scale
+from nas.scale.fit import time_ratio
+from nas.scale.result import Member
+from nas.spec import ArchSpec
+
+
+def network(base: ArchSpec, chosen: Coefficients, phi: float, rules: Rules) -> ArchSpec:
+    """Return the network at a phi, with a name and what it was made from."""
+    return replace(
+        scale(base, chosen, phi, rules),
+        name=f"{base.name}-phi{phi:g}",
+        reference=f"{base.name} scaled by nas scale: alpha {chosen.alpha:g}, beta {chosen.beta:g}, gamma {chosen.gamma:g}, "
+        f"phi {phi:g}",
+    )
+
+
+def member(
+    base: ArchSpec,
+    spec: ArchSpec,
+    phi: float,
+    chosen: Coefficients,
+    rules: Rules,
+    *,
+    timed: Mapping[str, Any],
+    base_timed: Mapping[str, Any],
+    folder: Path,
+) -> Member:
+    """Count a network of the family, write its file, and put what was measured beside what theory says.
+
+    Args:
+        timed, base_timed: Raw values of the timings of the network and the base.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    found, own = count(spec), count(base)
+    depth, width, size = chosen.alpha**phi, chosen.beta**phi, chosen.gamma**phi
+    built = {"num_params": found.params / own.params, "macs": found.macs / own.macs}
+    if timed["outcome"] == "ok":
+        built["step_time_ms"] = time_ratio(timed)
+    if "peak_memory_mib" in timed and "peak_memory_mib" in base_timed:
+        built["peak_memory_mib"] = float(timed["peak_memory_mib"] / base_timed["peak_memory_mib"])
+    file = folder / f"phi-{phi:g}.yaml"
+    write_text(file, yaml.safe_dump(spec.document(), sort_keys=False))
+    return Member(
+        phi=phi,
+        spec=spec,
+        file=file,
+        num_params=found.params,
+        macs=found.macs,
+        # Tan & Le 2019, section 3.3: the cost is linear in depth and square in width and resolution.
+        predicted={
+            "num_params": depth * width**2,
+            "macs": depth * width**2 * size**2,
+            "step_time_ms": depth * width**2 * size**2,
+            # What is kept for the backward pass: channels times pixels of each layer.
+            "peak_memory_mib": depth * width * size**2,
+        },
+        built=built,
+        measured=timed,
+        notes=_notes(base, spec, phi, chosen, rules, timed),
+    )
+
+
+def _notes(
+    base: ArchSpec, spec: ArchSpec, phi: float, chosen: Coefficients, rules: Rules, timed: Mapping[str, Any]
+) -> tuple[str, ...]:
+    notes = []
+    wished = base.resolved().resolution * chosen.gamma**phi
+    if rules.max_resolution and wished > rules.max_resolution + rules.resolution_multiple / 2:
+        notes.append(f"{spec.resolution} pixels is the largest resolution allowed; gamma asks for {wished:.0f}")
+    if timed["outcome"] != "ok":
+        notes.append(f"not timed: {timed.get('reason', timed['outcome'])}")
+    return tuple(notes)

@@ -1,0 +1,111 @@
+"""What a scaling measures: timings and trainings through an engine, each stored as it ends and never repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nas import runs
+from nas.cost.step_time import FULL, Protocol
+from nas.engine import Engine, Job, checkpoints
+from nas.runs import Run
+from nas.scale.result import Watcher
+from nas.search.trainings import Stored, name, train_all
+from nas.spec import ArchSpec
+
+MEASURED = "measured.json"
+"""The raw values of all timings and trainings of a scaling."""
+
+
+class Measurements:
+    """The raw values of a scaling, and the engine that fetches more.
+
+    Args:
+        num_phases: Training phases of every network. seeds: Of the trainings, by their number; timings have the first.
+
+    Raises:
+        RunError: the stored values are damaged.
+    """
+
+    def __init__(self, run: Run, engine: Engine, num_phases: int, seeds: Sequence[int], watcher: Watcher) -> None:
+        self._run, self._engine, self._num_phases, self.seeds, self._watcher = run, engine, num_phases, seeds, watcher
+        stored = run.path(MEASURED)
+        again = "Delete it, and everything is measured again."
+        content: dict[str, Stored] = runs.read_json(stored, dict, again) if stored.is_file() else {}
+        self.timings: Stored = content.get("timings", {})
+        self._trainings: Stored = content.get("trainings", {})
+
+    def key(self, spec: ArchSpec, number: int = 0) -> str:
+        """Return what a training, or a timing, is stored as."""
+        return name(Job(spec, 0, self.seeds[number]))
+
+    def trained(self, spec: ArchSpec, number: int = 0) -> bool:
+        """Return whether a network has been trained with a seed."""
+        return self.key(spec, number) in self._trainings
+
+    def of(self, spec: ArchSpec) -> list[dict[str, Any]]:
+        """Return the raw values of a network's trainings, by seed."""
+        keys = [self.key(spec, number) for number in range(len(self.seeds))]
+        return [self._trainings[key] for key in keys if key in self._trainings]
+
+    def timing(self, spec: ArchSpec) -> dict[str, Any]:
+        """Return the raw values of a network's timing."""
+        return self.timings[self.key(spec)]
+
+    def time(self, networks: Sequence[tuple[str, ArchSpec]], protocol: Protocol | None = FULL) -> None:
+        """Time networks that have not been timed.
+
+        Args:
+            networks: Each with what people know it as. protocol: None is the search's, which takes a few seconds.
+        """
+        folder = self._run.path(checkpoints.FOLDER)
+
+        def ended(job: Job) -> None:
+            self._save()
+            checkpoints.path_of(folder, job.key).unlink(missing_ok=True)  # its training measures for itself
+
+        train_all(
+            [
+                job
+                for label, spec in networks
+                if name(job := Job(spec, 0, self.seeds[0], protocol, label)) not in self.timings
+            ],
+            self._engine,
+            0,
+            self.timings,
+            folder,
+            save=ended,
+            on_phase=lambda job, phase: self._watcher.timing(job.name),
+            seeds=(),  # a training that was cut off keeps its checkpoint
+        )
+
+    def train(self, wanted: Sequence[tuple[str, ArchSpec, int]], ended: Callable[[], None]) -> None:
+        """Train networks that have not been trained.
+
+        Args:
+            wanted: What people know it as, the network, and the number of the seed. ended: Called after each training.
+        """
+        jobs = [Job(spec, 0, self.seeds[number], FULL, label) for label, spec, number in wanted]
+
+        def save(job: Job) -> None:
+            self._save()
+            self._watcher.trained(job.name, job.seed, self._trainings[name(job)])
+            ended()
+
+        def began(job: Job, phase: int) -> None:
+            done = sum(name(other) in self._trainings for other in jobs)
+            self._watcher.training(job.name, job.seed, phase, done, len(jobs))
+
+        train_all(
+            jobs,
+            self._engine,
+            self._num_phases,
+            self._trainings,
+            self._run.path(checkpoints.FOLDER),
+            save=save,
+            on_phase=began,
+            seeds=self.seeds,
+        )
+
+    def _save(self) -> None:
+        runs.write_json(self._run.path(MEASURED), {"timings": self.timings, "trainings": self._trainings})
