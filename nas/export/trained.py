@@ -172,7 +172,7 @@ def of_export(folder: Path) -> Trained:
         record = json.loads(mark.read_text(encoding="utf-8"))
         files = [file for written in record["files"].values() for file in written]
         name, origin, weights = str(record["name"]), str(record["origin"]), str(record["weights"])
-        images = None if record["data"] is None else images_of(record | {"fingerprint": record["data"]["fingerprint"]})
+        images = None if record["data"] is None else images_of(record | dict(record["data"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"{mark}: cannot be read as that of an export ({error}). Export again with --overwrite."
