@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from nas.data.augment import cutmix, erase, mix
+from nas.data.augment import erase, mix_and_cut
 from nas.models import Network
 from nas.train.distributed import Group
 from nas.train.ema import Ema
@@ -187,21 +187,16 @@ def make_batch(
     labels = data.train_labels[index.to(data.device, non_blocking=True)]
     if recipe.erasing:
         images = erase(images, recipe.erasing, generator)
-    classes = data.num_classes
-    if phase.mixup and phase.cutmix:
-        # Half of the batch each, as the released EfficientNetV2 code does.
-        half = len(images) // 2
-        halves = (
-            mix(images[:half], labels[:half], num_classes=classes, alpha=phase.mixup, generator=generator),
-            cutmix(images[half:], labels[half:], num_classes=classes, alpha=phase.cutmix, generator=generator),
-        )
-        both = [torch.cat(pair) for pair in zip(*halves, strict=True)]
-        return both[0].contiguous(memory_format=torch.channels_last), both[1]
-    if phase.mixup:
-        return mix(images, labels, num_classes=classes, alpha=phase.mixup, generator=generator)
-    if phase.cutmix:
-        return cutmix(images, labels, num_classes=classes, alpha=phase.cutmix, generator=generator)
-    return images, labels
+    if not (phase.mixup or phase.cutmix):
+        return images, labels
+    return mix_and_cut(
+        images,
+        labels,
+        num_classes=data.num_classes,
+        mixup_alpha=phase.mixup,
+        cutmix_alpha=phase.cutmix,
+        generator=generator,
+    )
 
 
 def backward(training: Training, images: Tensor, targets: Tensor, share: float) -> Tensor:

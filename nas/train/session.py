@@ -91,9 +91,7 @@ def resume_training(
     run = runs.open_training(folder)
     where = str(run.path("manifest.json"))
     config = configs.from_document(dict(run.manifest["config"]))
-    config = replace(
-        config, device=device or config.device, data=config.data if data is None else located(data), out=folder
-    )
+    config = replace(config, device=device or config.device, data=config.data if data is None else located(data))
     if data is None and not is_found(config.data):
         raise RunError(
             f"{folder}: its images are not at {config.data}, where they were. Put them back, or say where they are now: "
@@ -209,9 +207,8 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
                 held.give_way()
             watcher.stepped(epoch, phase.resolution, done, steps)
 
-        watcher.started(run, state.history)
-        for sentence in (*_remarks(recipe, images), *_changed(run, facts)):
-            watcher.note(sentence)
+        remarks = (*_remarks(recipe, images), *state.notes, *_changed(run, facts))
+        watcher.started(run, state.history, remarks)
         ends = [sum(int(phase.epochs) for phase in plan[: index + 1]) for index in range(len(plan))]
         for epoch in range(len(state.history) + 1, recipe.epochs + 1):
             phase = next(phase for phase, end in zip(plan, ends, strict=True) if epoch <= end)
@@ -257,8 +254,6 @@ def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Trai
     task.group.wait()  # none may look whether the file is there while process 0 writes it
     if fresh:
         state = _State(notes=tuple(notes))
-        for sentence in notes:
-            task.watcher.note(sentence)
         if task.group.leads:
             save_last(run.path(LAST), training, state.document())
         return training, state
@@ -295,14 +290,16 @@ def _epoch(
             )
             with full_loop.averaged(training) as network:
                 classes = full_loop.scores(training, data, test_resolution)
-                weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+                n, k = (int(value) for value in classes.sum(0))
+                # Of equals the later one: it has seen larger images.
+                best = k / n >= max((before.val_accuracy for before in state.history), default=0.0)
+                weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()} if best else {}
             break
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
         # Only here, after the traceback is gone, can the failed step's tensors be freed.
         state = _smaller(task, run, training, state, phase, epoch)
-    n, k = (int(value) for value in classes.sum(0))
     row = EpochRow(
         epoch=epoch,
         phase=phase.number,
@@ -315,8 +312,6 @@ def _epoch(
         images_per_second=shown.images / shown.seconds,
         micro_batch=training.micro_batch,
     )
-    # Of equals the later one: it has seen larger images.
-    best = row.val_accuracy >= max((before.val_accuracy for before in state.history), default=0.0)
     state = replace(
         state,
         history=(*state.history, row),

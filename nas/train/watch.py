@@ -64,8 +64,8 @@ class Watcher:
     def opened(self, run: Run) -> None:
         """The run has its folder: from now on it can be continued."""
 
-    def started(self, run: Run, history: Sequence[EpochRow]) -> None:
-        """The training begins, with the epochs that are done already."""
+    def started(self, run: Run, history: Sequence[EpochRow], remarks: Sequence[str]) -> None:
+        """The training begins, with the epochs that are done already, and sentences on what one should know of it."""
 
     def note(self, sentence: str) -> None:
         """Something happened that the user should know."""
