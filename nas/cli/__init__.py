@@ -162,6 +162,7 @@ def train(
     given = _given(context, settings)
     from nas.cli import _train
     from nas.cli._signals import Ended, signals
+    from nas.train.session import continued
 
     progress = _train.progress()
     try:
@@ -170,7 +171,7 @@ def train(
     except KeyboardInterrupt as end:
         what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
         folder = progress.folder or resume
-        kept = f". The epochs that ended are kept. Continue with: {_train.continued(folder)}" if folder else "."
+        kept = f". The epochs that ended are kept. Continue with: {continued(folder)}" if folder else "."
         click.echo(what + kept, err=True)
         sys.exit(code)
     progress.finished(result)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def begin(
     if recipe.drop_path is not None:
         network.set_drop_path(recipe.drop_path)
     if group.size > 1 and device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     network = network.to(device=device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from the stubs
     return Training(
@@ -244,16 +245,22 @@ def _prepare(training: Training, phase: Phase, epoch: int) -> None:
         if frozen and part is not last and part is not network.dropout:
             part.eval()  # a frozen backbone keeps its statistics too, and drops no path
     if recipe.freeze_norm:
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-    if training.module is network or epoch == recipe.freeze_epochs + 1:  # which parameters train has changed
-        module: nn.Module = network
-        if training.group.size > 1:
-            module = DistributedDataParallel(
-                network, device_ids=[training.device.index] if training.device.type == "cuda" else None
-            )
-        training.module = torch.compile(module, dynamic=False) if training.compiled else module  # type: ignore[assignment]
+        for norm in network.modules():
+            if isinstance(norm, _BatchNorm):
+                norm.eval()
+    if training.module is network or epoch == recipe.freeze_epochs + 1:  # what trains has changed
+        training.module = _wrapped(training)
+
+
+def _wrapped(training: Training) -> nn.Module:
+    """Return what a step runs: the network, with gradients averaged over the processes, compiled, or as it is."""
+    module: nn.Module = training.network
+    if training.group.size > 1:
+        places = [training.device.index] if training.device.type == "cuda" else None
+        module = DistributedDataParallel(module, device_ids=places)
+    if not training.compiled:
+        return module
+    return cast(nn.Module, torch.compile(module, dynamic=False))
 
 
 def _talking(training: Training, *, last: bool) -> AbstractContextManager[None]:
