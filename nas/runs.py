@@ -64,6 +64,9 @@ TRAIN_KEYS: Mapping[str, type | tuple[type, ...]] = {
 TEMPORARY = ".tmp"
 """Ending of files that are being written. A killed process leaves them behind; the next owner of the run deletes them."""
 
+_BEFORE = (".lock", "space.yaml", "arch.yaml")
+"""Files of a run that are there before its manifest, with which it begins."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -98,7 +101,7 @@ def new_folder(root: Path | None, kind: str, label: str, out: Path | None = None
         raise RunError(f"{folder}: holds a run already. Continue it with --resume {folder}, or name another folder.")
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if ".lock" in there:  # of a run that was killed before it began
-        there = {name for name in there if name not in (".lock", "space.yaml") and not name.endswith(TEMPORARY)}
+        there = {name for name in there if name not in _BEFORE and not name.endswith(TEMPORARY)}
     if there:
         raise RunError(
             f"{folder}: is not empty (it holds {min(there)}) and no run; a run has a folder of its own. Name a new folder "
@@ -161,7 +164,7 @@ def owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         if not (folder / "manifest.json").exists():  # it failed before it began: leave nothing behind
-            for name in (".lock", "space.yaml"):
+            for name in _BEFORE:
                 (folder / name).unlink(missing_ok=True)
             with suppress(OSError):
                 folder.rmdir()
