@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nas import catalog
 from nas.data import load as load_data
 from nas.data.augment import eval_batch
 from nas.data.decode import Decoded, Layout
@@ -117,6 +118,7 @@ def load_trained(
     """
     if not Path(source).is_dir():
         if weights is None:
+            catalog.load_arch(source)  # says it where there is none
             raise UsageError(
                 f"{source}: is an architecture, and has no weights. Give them with --weights FILE, or name a run or an export."
             )
