@@ -109,6 +109,9 @@ def run(
         click.echo(f"{broken} of {done + broken} images could not be read; they are in no row and no count.", err=True)
     size = trained.resolution
     _accuracy(score, f"{size} x {size} pixels, {trained.origin}", to_stderr=out is None)
+    data_of_run = trained.run.manifest["config"]["data"] if trained.run else None
+    if score.images and data_of_run is not None:
+        _point_out(loose.shared_with(data_of_run, found.paths), to_stderr=out is None)
     if out is not None:
         click.echo(f"predictions of {done} images: {out}")
 
@@ -163,4 +166,14 @@ def _accuracy(score: Score, where: str, *, to_stderr: bool) -> None:
     if score.elsewhere:
         console.print(
             f"{score.elsewhere:,} images lie in folders that are no class (such as {score.other!r}); not counted"
+        )
+
+
+def _point_out(shared: Sequence[Path], *, to_stderr: bool) -> None:
+    """Say that an accuracy is of images that the network knows."""
+    if shared:
+        click.echo(
+            f"{loose.one_line(shared[0])}: its images lie in the data of the training, or hold it; on images that it was "
+            "trained on, or chosen by, the accuracy flatters the network.",
+            err=to_stderr,
         )

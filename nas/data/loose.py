@@ -10,13 +10,13 @@ from pathlib import Path
 
 from nas.data._findings import Broken, broken_error
 from nas.data._stream import Result, decoding
-from nas.data._tree import SUFFIXES, File, Folder, is_image, is_litter, listed
+from nas.data._tree import SUFFIXES, TEST_NAMES, File, Folder, is_image, is_litter, listed
 from nas.data._types import RawImage, one_line, path_of
 from nas.data.decode import read_image
 from nas.data.image_archive import images_of, is_archive, tree_of
 from nas.errors import DataError
 
-__all__ = ["Broken", "Loose", "RawImage", "Result", "broken_error", "decoding", "find", "one_line"]
+__all__ = ["Broken", "Loose", "RawImage", "Result", "broken_error", "decoding", "find", "one_line", "shared_with"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,21 @@ def find(paths: Sequence[str | os.PathLike[str]]) -> Loose:
             )
         count += here
     return Loose(tuple(found), count)
+
+
+def shared_with(data: str, paths: Sequence[Path]) -> list[Path]:
+    """Return which of some paths lie in the data of a training, or hold it; a test split in it was not trained on."""
+    home = os.path.realpath(path_of(data))
+    found: list[Path] = []
+    if not os.path.exists(home):
+        return found
+    for path in paths:
+        here = os.path.realpath(path)
+        common = os.path.commonpath([home, here])
+        in_test = any(part.lower() in TEST_NAMES for part in Path(here).parts[len(Path(home).parts) :])
+        if common == here or (common == home and not in_test):
+            found.append(path)
+    return found
 
 
 def _image(path: str) -> RawImage:
