@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "build", "load_arch", "load_run", "load_space", "load_weights", "resume_training", "search", "train_network"]
+__all__ = [
+    "__version__",
+    "build",
+    "load_arch",
+    "load_run",
+    "load_space",
+    "load_weights",
+    "resume_training",
+    "search",
+    "train_network",
+]
 
 _HOMES = {
     "build": "nas.models",

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,24 +103,32 @@ def test_two_processes_make_the_steps_of_one_but_for_batch_norm(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_torchrun_trains_into_one_folder_prints_once_and_continues(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = Place(tmp_path, per_class=60)
+    log = tmp_path / "log"
 
-    def torchrun(*arguments: str | Path) -> str:
+    def torchrun(*arguments: str | Path) -> subprocess.Popen[bytes]:
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "nas", "train"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, *words, *map(str, arguments)], capture_output=True, text=True, timeout=200, env=environment
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                [sys.executable, *words, *map(str, arguments)],
+                stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
 
     settings = ["--data", place.data, "--recipe", place.recipe, "--device", "cpu"]
-    said = torchrun(place.arch, *settings, "--out", tmp_path / "whole")
+    assert torchrun(place.arch, *settings, "--out", tmp_path / "whole").wait(timeout=120) == 0, log.read_text()
+    said = log.read_text()
     assert said.count("2 processes") == 1 and said.count("nas predict") == 1 and said.count("\naccuracy ") == 1
-    assert last(tmp_path / "whole")["micro_batch"] == 8
-    # As if it had been stopped after the last but one of its epochs: what one process wrote, both continue from.
-    torchrun(place.arch, *settings, "--out", tmp_path / "again")
-    assert_same_training(tmp_path / "whole", tmp_path / "again")
+    assert last(tmp_path / "whole")["micro_batch"] == 8  # half of the batch
+    stopped = tmp_path / "stopped"
+    process, deadline = torchrun(place.arch, *settings, "--out", stopped), time.monotonic() + 120
+    while not (stopped / "history.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.005)
+    process.terminate()
+    assert process.wait(timeout=60) != 0 and not (stopped / "result.json").exists()
+    assert log.read_text().count(f"Continue with: nas train --resume {stopped}") == 1, log.read_text()
+    assert torchrun("--resume", stopped).wait(timeout=120) == 0, log.read_text()
+    assert_same_training(tmp_path / "whole", stopped)
 
 
 def test_a_batch_must_divide_and_each_process_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,9 +155,7 @@ def test_images_come_with_their_indices_in_order() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop_tf", "adamw", "sgd"])
-def test_a_small_training_learns_with_every_optimiser(
-    tiny_spec: ArchSpec, data: DeviceData, optimizer: str
-) -> None:
+def test_a_small_training_learns_with_every_optimiser(tiny_spec: ArchSpec, data: DeviceData, optimizer: str) -> None:
     rate = {"rmsprop_tf": 0.005, "adamw": 0.005, "sgd": 0.1}[optimizer]
     training = started(tiny_spec, replace(PLAIN, optimizer=optimizer, learning_rate=rate, ema_decay=0.5, momentum=0.9))  # type: ignore[arg-type]
     losses = [epoch(training, data, number) for number in (1, 2, 3, 4, 5)]

@@ -79,7 +79,9 @@ def test_the_kept_weights_have_the_reported_accuracy_in_the_network_of_the_run(p
             "val_accuracy": str(result["val_accuracy"]),
         }
     classes = table(whole / "classes.csv")
-    assert sum(int(row["right"]) for row in classes) / sum(int(row["images"]) for row in classes) == result["val_accuracy"]
+    assert (
+        sum(int(row["right"]) for row in classes) / sum(int(row["images"]) for row in classes) == result["val_accuracy"]
+    )
     assert [int(row["images"]) for row in classes] == np.bincount(data.val.labels).tolist()
 
 
@@ -110,7 +112,9 @@ def test_other_seeds_are_other_trainings(place: Place, whole: Path) -> None:
     assert not torch.equal(weights(whole)["classifier.weight"], weights(other)["classifier.weight"])
 
 
-def test_a_full_disk_is_told_and_the_epoch_before_stays(place: Place, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_the_epoch_before_stays(
+    place: Place, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sync, epochs = os.fsync, []
 
     class Full(Notes):
@@ -237,7 +241,9 @@ def test_weights_are_asked_for_and_must_fit(place: Place, whole: Path, tmp_path:
         place.train("none", recipe="transfer")
     images = Path(shutil.copytree(place.data, tmp_path / "images"))
     shutil.copytree(images / "red", images / "white")
-    with pytest.raises(WeightsError, match=r"classifier\.weight"):  # a recipe that is no transfer takes no other classes
+    with pytest.raises(
+        WeightsError, match=r"classifier\.weight"
+    ):  # a recipe that is no transfer takes no other classes
         place.train("strict", data=str(images), weights=whole / "weights.safetensors")
     again = place.train("again", weights=whole / "weights.safetensors", epochs=2)
     assert again.history[0].train_loss < place.train("cold", epochs=2).history[0].train_loss
