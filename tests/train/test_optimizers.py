@@ -112,7 +112,7 @@ def test_a_closure_gives_its_loss_and_gradients() -> None:
         optimizer.zero_grad()
         loss = (p**2).sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     assert optimizer.step(closure) == 9.0
     assert float(p.detach()) < 3
