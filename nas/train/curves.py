@@ -60,6 +60,11 @@ def _mark_sizes(axes: Axes, history: Sequence[EpochRow], named: bool) -> None:
             if named:
                 place = (row.epoch - 0.4, 0.97)
                 axes.text(
-                    *place, f"{row.resolution} px", transform=axes.get_xaxis_transform(), fontsize=7, va="top", color="0.35"
+                    *place,
+                    f"{row.resolution} px",
+                    transform=axes.get_xaxis_transform(),
+                    fontsize=7,
+                    va="top",
+                    color="0.35",
                 )
         before = row.resolution

@@ -107,7 +107,9 @@ def joined(device: str) -> Iterator[tuple[Group, torch.device]]:
         )
     place = pick_device(f"cuda:{_number('LOCAL_RANK')}" if cuda else "cpu")
     if cuda and not dist.is_nccl_available():
-        raise DeviceError("torchrun: this torch has no NCCL, over which CUDA devices talk. Train on one device, or on cpu.")
+        raise DeviceError(
+            "torchrun: this torch has no NCCL, over which CUDA devices talk. Train on one device, or on cpu."
+        )
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
     yield Group(dist.get_rank(), dist.get_world_size()), place
     dist.destroy_process_group()  # not after an error: it may wait for what the others will never send

@@ -109,7 +109,9 @@ def page(result: TrainResult, classes: Sequence[Sequence[Any]]) -> str:
         lines += ["## Read this first", "", *[f"- {note}" for note in found["notes"]], ""]
     shown = sorted((row for row in classes if row[1]), key=lambda row: row[3])
     few = shown if len(shown) <= 2 * WORST else shown[:WORST]
-    head = "## Accuracy by class" if few is shown else f"## The {WORST} classes of {len(classes)} with the lowest accuracy"
+    head = (
+        "## Accuracy by class" if few is shown else f"## The {WORST} classes of {len(classes)} with the lowest accuracy"
+    )
     lines += [head, "", "| class | images | right | accuracy |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {str(name).replace('|', '/')} | {images} | {right} | {share:.3f} ± {proportion_error(right, images):.3f} |"

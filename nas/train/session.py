@@ -293,7 +293,9 @@ def _epoch(
                 n, k = (int(value) for value in classes.sum(0))
                 # Of equals the later one: it has seen larger images.
                 best = k / n >= max((before.val_accuracy for before in state.history), default=0.0)
-                weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()} if best else {}
+                weights = (
+                    {name: value.detach().cpu().clone() for name, value in network.state_dict().items()} if best else {}
+                )
             break
         except RuntimeError as error:
             if not out_of_memory(error):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nas.errors import UnknownNameError, UsageError
 from nas.train import full_recipes
 from nas.train.full_recipes import FULL_RECIPES, FullRecipe, full_checked, full_phases, load_full_recipe
+from nas.train.recipe_files import ALLOWED_PROGRESSIVE
 from nas.train.schedule import Progressive, phases
 
 NAMES = list(FULL_RECIPES)
@@ -180,3 +181,32 @@ def test_what_belongs_together_is_allowed_together(tmp_path: Path) -> None:
     text = "needs_weights: true\nfreeze_epochs: 60\nfreeze_norm: true\noptimizer: sgd\nnesterov: true\n"
     found = load_full_recipe(write(tmp_path, text))
     assert (found.freeze_epochs, found.freeze_norm, found.nesterov) == (60, True, True)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f"{item:.3g}" for item in value) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def test_the_documentation_has_every_key_and_every_recipe() -> None:
+    rows = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8").splitlines()
+    standard = FULL_RECIPES["standard"]
+    keys = [
+        f"| `{prefix}{key}` | {_shown(getattr(holder, key))} | {words} | "
+        for prefix, holder, allowed in (
+            ("", standard, full_recipes.ALLOWED),
+            ("progressive.", standard.progressive, ALLOWED_PROGRESSIVE),
+        )
+        for key, (_, words) in allowed.items()
+    ]
+    published = {"s_paper": 300, "m_paper": 380, "l_paper": 380, "s_shipped": 300, "m_shipped": 384, "l_shipped": 384}
+    for name in NAMES:
+        recipe, pixels = FULL_RECIPES[name], published.get(name.removeprefix("v2_"), 224)
+        sizes = ", ".join(str(phase.resolution) for phase in full_phases(recipe, pixels))
+        (row,) = [line for line in rows if line.startswith(f"| `{name}` | ")]
+        assert f"| {recipe.epochs} | {recipe.batch_size} | {recipe.optimizer}, {recipe.rate():g} | " in row
+        assert row.endswith(f"| {recipe.ema_decay} | {sizes}; {recipe.test_resolution(pixels)} |")
+    for key in keys:
+        assert len([line for line in rows if line.startswith(key)]) == 1, key
+    assert len([line for line in rows if line.startswith("| `")]) == len(keys) + len(NAMES)
