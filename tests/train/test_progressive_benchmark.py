@@ -17,7 +17,7 @@ RECIPE = replace(FULL_RECIPES["short"], epochs=3, batch_size=16, warmup_epochs=0
 
 def trained(side: str, seed: int, right: list[int], seconds: float) -> Trained:
     bits = base64.b64encode(np.packbits(np.array(right, dtype=bool)).tobytes()).decode()
-    return Trained(side, seed, sum(right) / len(right), len(right), seconds, [seconds], 0.5, bits)
+    return Trained(side, seed, sum(right) / len(right), len(right), seconds, [seconds], 2 * seconds, 1.0, 0.5, bits)
 
 
 def test_the_constant_side_has_the_last_phase_throughout() -> None:
@@ -52,6 +52,7 @@ def test_the_comparison_is_by_pairs() -> None:
     assert found["answer"] == "cannot be told apart"
     assert found["time_ratios"] == [0.75, 0.5, 1.0]
     assert (found["time_ratio"], found["time_ratio_range"]) == (0.75, [0.5, 1.0])
+    assert (found["cpu_time_ratio"], found["cpu_time_ratio_range"]) == (0.75, [0.5, 1.0])
 
 
 def test_the_quantiles_are_those_of_the_t_distribution() -> None:
