@@ -172,7 +172,8 @@ def train(
         what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
         folder = progress.folder or resume
         kept = f". The epochs that ended are kept. Continue with: {continued(folder)}" if folder else "."
-        click.echo(what + kept, err=True)
+        if not isinstance(progress, _train.Silent):
+            click.echo(what + kept, err=True)
         sys.exit(code)
     progress.finished(result)
 

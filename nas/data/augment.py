@@ -230,7 +230,8 @@ def erase(images: Tensor, probability: float, generator: torch.Generator) -> Ten
     rows, columns = (y >= top) & (y < top + tall), (x >= left) & (x < left + wide)
     chosen = draws[4] < probability
     inside = (rows & chosen)[:, None, :, None] & columns[:, None, None, :]
-    return images.masked_fill(inside, 0)
+    # Not masked_fill, which gives back contiguous images where the mask is broadcast.
+    return torch.where(inside, torch.zeros((), dtype=images.dtype, device=images.device), images)
 
 
 def _check_alpha(alpha: float) -> None:

@@ -24,6 +24,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from nas.data.augment import erase, mix_and_cut
+from nas.devices import out_of_memory
+from nas.errors import DeviceError
 from nas.models import Network
 from nas.train.distributed import Group
 from nas.train.ema import Ema
@@ -132,6 +134,7 @@ def train_epoch(
 
     Raises:
         Diverged: the loss is not finite.
+        DeviceError: the step cannot be compiled.
         torch.OutOfMemoryError: the device's memory is full; the state is then of no use.
     """
     began = time.perf_counter()
@@ -140,7 +143,7 @@ def train_epoch(
     parts = batch_parts(training)
     total = torch.zeros((), device=device)
     rate = 0.0
-    with _seeded(training.seed, epoch, group.rank, device) as (order, draws):
+    with _compiling(training), _seeded(training.seed, epoch, group.rank, device) as (order, draws):
         _prepare(training, phase, epoch)
         mine = group.part(recipe.batch_size)
         stream = (
@@ -261,6 +264,29 @@ def _wrapped(training: Training) -> nn.Module:
     if not training.compiled:
         return module
     return cast(nn.Module, torch.compile(module, dynamic=False))
+
+
+@contextmanager
+def _compiling(training: Training) -> Iterator[None]:
+    """Let a compiled step be compiled for each size and mode anew, and say so where that fails."""
+    if not training.compiled:
+        yield
+        return
+    from torch import _dynamo
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    try:
+        # All trainings of a process share the code of `forward`, and each size counts as another compilation of it.
+        with _dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000):
+            yield
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+        if out_of_memory(error):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise DeviceError(
+            f"--compile: torch.compile failed: {reason}. On CUDA it needs Triton and a C compiler, on a CPU a C++ compiler. "
+            "Install them, or train anew without it."
+        ) from error
 
 
 def _talking(training: Training, *, last: bool) -> AbstractContextManager[None]:

@@ -148,7 +148,7 @@ def _images(run: Run) -> int:
     """Return the training images of an epoch."""
     data, recipe = run.manifest["data"], run.manifest["recipe"]
     batch = int(recipe["batch_size"])
-    return max(1, round(data["train_images"] / batch)) * batch
+    return max(1, round(int(data["train_images"]) / batch)) * batch
 
 
 def _csv(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
