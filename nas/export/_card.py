@@ -129,7 +129,7 @@ def _of_training(trained: Trained) -> list[str]:
         f"- data {data['name']} (fingerprint `{data['fingerprint']}`): {data['train_images']} training and "
         f"{data['val_images']} validation images, {data['classes']} classes",
         *[f"- {note}" for note in data["notes"]],
-        f"- recipe {recipe['name']}, seed {manifest['seed']}; weights {trained.weights}",
+        f"- weights {trained.weights}",
         f"- trained at up to {last} x {last} pixels, scored at {size} x {size}, which is the input of this export"
         + ("" if size == last else f"; the network of the run says {last} (its hash is `{manifest['arch']['hash']}`)"),
     ]
