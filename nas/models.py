@@ -111,11 +111,15 @@ class Network(nn.Sequential):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = spec.norm_eps, spec.norm_momentum
-        every = [block for blocks in stages.values() for block in blocks]
-        for index, block in enumerate(every):
+        self._in_stages = tuple(block for blocks in stages.values() for block in blocks)
+        self.set_drop_path(spec.drop_path)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Set the drop-path rates of all blocks, in place of those of the spec."""
+        for index, block in enumerate(self._in_stages):
             for module in block.modules():
                 if isinstance(module, DropPath):
-                    module.rate = spec.drop_path * index / len(every)
+                    module.rate = rate * index / len(self._in_stages)
 
     def _add_parts(self, block: nn.Module, *names: str) -> None:
         """Add convolution, norm and activation of a `conv` block: timm keeps those of stem and head at top level."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from nas.errors import RunError, UsageError
 
@@ -50,8 +50,22 @@ SEARCH_KEYS: Mapping[str, type | tuple[type, ...]] = {
 }
 """What the manifest of a search must hold for the run to be read or continued, by key."""
 
+TRAIN_KEYS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("arch", "config", "recipe", "data", "device"), dict),
+    **dict.fromkeys(("arch.hash", "recipe.name", "data.name", "data.fingerprint", "config.data"), str),
+    **dict.fromkeys(("seed", "resolution", "test_resolution"), int),
+    **dict.fromkeys(
+        (f"data.{name}" for name in ("classes", "channels", "stored_size", "train_images", "val_images")), int
+    ),
+    **dict.fromkeys(("data.class_names", "data.mean", "data.std", "data.notes"), list),
+}
+"""What the manifest of a training must hold for its network to be used, by key."""
+
 TEMPORARY = ".tmp"
 """Ending of files that are being written. A killed process leaves them behind; the next owner of the run deletes them."""
+
+_BEFORE = (".lock", "space.yaml", "arch.yaml")
+"""Files of a run that are there before its manifest, with which it begins."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,7 @@ def new_folder(root: Path | None, kind: str, label: str, out: Path | None = None
         raise RunError(f"{folder}: holds a run already. Continue it with --resume {folder}, or name another folder.")
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if ".lock" in there:  # of a run that was killed before it began
-        there = {name for name in there if name not in (".lock", "space.yaml") and not name.endswith(TEMPORARY)}
+        there = {name for name in there if name not in _BEFORE and not name.endswith(TEMPORARY)}
     if there:
         raise RunError(
             f"{folder}: is not empty (it holds {min(there)}) and no run; a run has a folder of its own. Name a new folder "
@@ -150,7 +164,7 @@ def owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         if not (folder / "manifest.json").exists():  # it failed before it began: leave nothing behind
-            for name in (".lock", "space.yaml"):
+            for name in _BEFORE:
                 (folder / name).unlink(missing_ok=True)
             with suppress(OSError):
                 folder.rmdir()
@@ -204,16 +218,31 @@ def open_search(folder: str | os.PathLike[str]) -> Run:
     Raises:
         RunError: no run there, or its manifest lacks something. UsageError: not a search.
     """
+    return _open_kind(folder, "search", "search", SEARCH_KEYS)
+
+
+def open_training(folder: str | os.PathLike[str]) -> Run:
+    """Open the run folder of a training.
+
+    Raises:
+        RunError: no run there, or its manifest lacks something. UsageError: not a training.
+    """
+    return _open_kind(folder, "train", "training", TRAIN_KEYS)
+
+
+def _open_kind(
+    folder: str | os.PathLike[str], kind: str, word: str, keys: Mapping[str, type | tuple[type, ...]]
+) -> Run:
     run = open_run(folder)
-    kind = run.manifest.get("kind")
-    if kind is not None and kind != "search":
-        raise UsageError(f"{folder}: is a {kind} run, not a search. Name the folder of a search.")
-    for key, kinds in {"kind": str, **SEARCH_KEYS}.items():
+    found = run.manifest.get("kind")
+    if found is not None and found != kind:
+        raise UsageError(f"{folder}: is a {found} run, not a {word}. Name the folder of a {word}.")
+    for key, kinds in {"kind": str, **keys}.items():
         value = _at(run.manifest, key)
         if not isinstance(value, kinds):
             raise RunError(
                 f"{run.path('manifest.json')}: {key}: found {_short(value) if value is not None else 'nothing'}; the "
-                "manifest of a search has it. Put the file back from a copy: without it the run cannot be read or continued."
+                f"manifest of a {word} has it. Put the file back from a copy: without it the run cannot be read or continued."
             )
     return run
 
@@ -294,22 +323,37 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     Raises:
         RunError: as there.
     """
+    with being_written(path, "then continue with --resume") as file:
+        file.write(content)
+
+
+@contextmanager
+def being_written(path: Path, remedy: str) -> Iterator[IO[bytes]]:
+    """Yield a file that takes the place of `path` when the body ends well, and is deleted when it does not.
+
+    Args:
+        remedy: What to do after space was made, as the end of a message.
+
+    Raises:
+        RunError: as `write_text` does. An `OSError` of the body is taken for one of the file.
+    """
     handle = None
     try:
         descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(handle, 0o644)
         os.replace(handle, path)
+        handle = None
     except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}). Free space or make the folder writable; {remedy}."
+        ) from None
+    finally:
         if handle is not None:
             Path(handle).unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}). Free space or make the folder writable; "
-            "then continue with --resume."
-        ) from None
 
 
 def write_json(path: Path, content: Any) -> None:

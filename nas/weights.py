@@ -40,11 +40,14 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
         WeightsError: no such file, a file that holds no weights, or weights of another network; the first names and shapes
             that differ are in the message. The network is then as it was: nothing is loaded before all is checked.
     """
-    where = Path(path)
-    found, wanted = read_weights(where), network.state_dict()
+    _load(network, read_weights(Path(path)), Path(path))
+
+
+def _load(network: nn.Module, found: Mapping[str, Tensor], where: Path) -> None:
+    wanted = network.state_dict()
     # Counters of training steps, which no output depends on, and which files converted from TensorFlow lack.
     counters = {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked")}
-    found = counters | found
+    found = counters | dict(found)
     problems = [
         *_listed("missing", [name for name in wanted if name not in found]),
         *_listed("not in the network", [name for name in found if name not in wanted]),
@@ -64,6 +67,27 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
             "in (the same file, resolution apart, and the same number of classes)."
         )
     network.load_state_dict(found, strict=True)
+
+
+def load_backbone(network: nn.Module, path: str | os.PathLike[str]) -> int | None:
+    """Load the weights of a file into a network for other classes: all but the classifier, where that has another size.
+
+    Returns:
+        The number of classes of the file, where its classifier was left out and the network's is as it was; else None.
+
+    Raises:
+        WeightsError: as `load_weights`; only the classifier may differ.
+    """
+    found, wanted = read_weights(Path(path)), network.state_dict()
+    last = list(wanted)[-1].rpartition(".")[0]
+    names = [name for name in wanted if name.rpartition(".")[0] == last]
+    other = [name for name in names if name in found and found[name].shape != wanted[name].shape]
+    # Another width of its input is another network: only the classes, its first dimension, may differ.
+    if not other or any(found[name].shape[1:] != wanted[name].shape[1:] for name in other):
+        load_weights(network, path)
+        return None
+    _load(network, {**found, **{name: wanted[name] for name in names}}, Path(path))
+    return len(found[other[0]])
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

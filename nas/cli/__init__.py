@@ -66,11 +66,7 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
 
     The reward is accuracy x (step time / baseline)^w x (params / baseline)^v, with the step time measured here.
     """
-    given = {
-        name: value
-        for name, value in settings.items()
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT and value is not None
-    }
+    given = _given(context, settings)
     if resume is None and skip_bugs:
         raise click.UsageError("--skip-bugs: belongs to --resume RUN.")
     from nas.cli._progress import SearchProgress
@@ -95,6 +91,15 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
     progress.finished(result)
 
 
+def _given(context: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that the user gave."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT and value is not None
+    }
+
+
 def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed run may change, and refuse settings that differ from its own."""
     from nas.runs import open_search
@@ -117,6 +122,60 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     return "none" if value in (None, []) else " ".join(value) if isinstance(value, list) else str(value)
+
+
+@cli.command(epilog="Example: nas train results/RUN --data photos/ --recipe standard")
+@click.argument("source", metavar="[RUN|ARCH]", required=False)
+@click.option("--phi", type=float, help="The network that nas scale made of the RUN for this phi.")
+@click.option(
+    "--data",
+    default="fashion-mnist-subset",
+    show_default=True,
+    help="Images: a folder or archive by class, .parquet, .npz, IDX, module:callable, ... (docs/data.md).",
+)
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and count them.")
+@click.option(
+    "--recipe",
+    default="standard",
+    show_default=True,
+    help="standard, short (a CPU), transfer (from --weights), efficientnet, timm, v2_s_paper, ... or a YAML file.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="In place of the recipe's; its schedule keeps its shape.")
+@click.option("--batch-size", type=click.IntRange(2), help="In place of the recipe's; of all devices together.")
+@click.option("--learning-rate", type=float, help="Peak, in place of the recipe's; not scaled with the batch.")
+@click.option("--resolution", type=click.IntRange(8), help="Pixels of the last phase; the network's own unless given.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Begin with these: .safetensors, .pt or .pth.")
+@click.option("--compile", is_flag=True, help="Compile the step with torch.compile (minutes first, faster then).")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1; several with torchrun.")
+@click.option("--seed", default=0, show_default=True, help="Of weights, order, augmentation and dropout.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Continue this training, with its own settings.")
+@click.pass_context
+def train(
+    context: click.Context, /, source: str | None, phi: float | None, resume: Path | None, **settings: Any
+) -> None:
+    """Train a network to be used: the winner of a RUN, one scaled from it (--phi), or an ARCH (a name or a YAML file).
+
+    The latest search unless named. Images, regularisation and size grow over the phases of the recipe; every epoch is scored
+    on the validation images, and the best weights are kept. Several GPUs: torchrun --nproc-per-node 2 -m nas train ...
+    """
+    given = _given(context, settings)
+    from nas.cli import _train
+    from nas.cli._signals import Ended, signals
+    from nas.train.session import continued
+
+    progress = _train.progress()
+    try:
+        with signals(), progress:
+            result = _train.run(source, phi, resume, given, progress)
+    except KeyboardInterrupt as end:
+        what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
+        folder = progress.folder or resume
+        kept = f". The epochs that ended are kept. Continue with: {continued(folder)}" if folder else "."
+        if not isinstance(progress, _train.Silent):
+            click.echo(what + kept, err=True)
+        sys.exit(code)
+    progress.finished(result)
 
 
 @cli.command()
@@ -299,7 +358,7 @@ def report(run: Path | None) -> None:
 @click.option("--random-weights", is_flag=True, help="Export an ARCH without trained weights.")
 @click.option("--data", help="Where the images of the RUN lie now, or the images that the ARCH is meant for.")
 def export(source: str | None, **settings: Any) -> None:
-    """Hand over the winner of a RUN, or an ARCH with its weights, in formats that do not need nas.
+    """Hand over the network of a RUN (search or training), or an ARCH with its weights, in formats that do not need nas.
 
     Each is loaded again in a fresh process and compared with its source, image for image. The latest search unless named.
     """
@@ -311,6 +370,35 @@ def export(source: str | None, **settings: Any) -> None:
             _export.run(source, **settings)
     except Ended as end:
         click.echo(f"{end.name}. Nothing was written.", err=True)
+        sys.exit(end.exit_code)
+
+
+@cli.command(epilog="Example: nas predict results/RUN photos/test --out predictions.csv")
+@click.argument("source", metavar="RUN|EXPORT|ARCH")
+@click.argument("images", metavar="IMAGE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="CSV file; printed unless given.")
+@click.option("--top", default=1, show_default=True, type=click.IntRange(1), help="Classes to name for an image.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images in a batch; up to 250, by their size, unless given.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights of an ARCH: .safetensors, .pt or .pth.")
+@click.option(
+    "--data", help="The images of the training, where they have moved or the weights do not say what they were."
+)
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and list them.")
+def predict(source: str, images: tuple[Path, ...], **settings: Any) -> None:
+    """Name the class of images with a trained network: of a training's or search's RUN, an EXPORT, or an ARCH with weights.
+
+    Folders are searched with the folders in them, zip and tar archives too. Images are prepared as in the training. Where they
+    lie in folders named as classes, the accuracy is printed: that is how a test split is scored.
+    """
+    from nas.cli import _predict
+    from nas.cli._signals import Ended, signals
+
+    try:
+        with signals():
+            _predict.run(source, images, **settings)
+    except Ended as end:
+        click.echo(f"{end.name}." + (" Nothing was written." if settings["out"] else ""), err=True)
         sys.exit(end.exit_code)
 
 

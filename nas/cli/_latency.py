@@ -15,7 +15,7 @@ from rich.table import Table
 from nas import catalog
 from nas.cost.latency import BACKENDS, Latency, latencies
 from nas.devices import describe_device, pick_device
-from nas.errors import MeasurementError, RunError
+from nas.errors import MeasurementError
 from nas.runs import open_run
 
 
@@ -32,7 +32,7 @@ def show(
 ) -> None:
     """Measure networks and print a table, or lines of JSON."""
     specs = {
-        name: catalog.load_arch(_file(name), resolution=resolution, num_classes=num_classes)
+        name: catalog.load_arch(name, resolution=resolution, num_classes=num_classes)
         for name in dict.fromkeys(networks)
     }
     where = pick_device(device)
@@ -53,16 +53,6 @@ def show(
         click.echo(f"\nnext: {_next(rows, networks)}")
     if not any(row.measured for row in rows):
         raise MeasurementError(f"nas latency: nothing could be measured: {rows[0].problem}")
-
-
-def _file(name: str) -> str:
-    """Return the winner's file of a run folder; any other name as it is."""
-    if not Path(name).is_dir():
-        return name
-    winner = open_run(name).path("winner.yaml")
-    if not winner.is_file():
-        raise RunError(f"{name}: has no winner yet. Finish it: nas search --resume {shlex.quote(name)}")
-    return str(winner)
 
 
 def _table(rows: Sequence[Latency], places: dict[str, str]) -> None:
@@ -113,7 +103,7 @@ def _next(rows: Sequence[Latency], networks: Sequence[str]) -> str:
     if first is None or first.measured is None:
         return f"nas latency {shlex.join(networks)} --backend eager --batch-size 1"
     config: dict[str, Any] = {"space": "v2"}
-    if Path(first.name).is_dir():
+    if (Path(first.name) / "manifest.json").is_file():
         config = dict(open_run(first.name).manifest["config"])
     words = [
         "nas",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,7 +63,7 @@ def show(
     device: str,
 ) -> None:
     """Print a space or an architecture."""
-    name = _winner(name)
+    name = catalog.arch_file(name)
     space = catalog.load_space(name)
     if choices(space):
         given = {"--verify": verify, "--time": timed}
@@ -99,7 +98,7 @@ def compare(
     from nas.cost import count
     from nas.models import state_bytes
 
-    specs = [catalog.load_arch(_winner(name), resolution=resolution, num_classes=num_classes) for name in given]
+    specs = [catalog.load_arch(name, resolution=resolution, num_classes=num_classes) for name in given]
     counts = [count(spec) for spec in specs]
     sizes = [state_bytes(spec) / 1e6 for spec in specs]
     columns: list[tuple[str, list[str]]] = [
@@ -128,12 +127,6 @@ def compare(
     for spec in specs if verify else ():
         click.echo(f"{spec.name}: ", nl=False)
         _verify(spec)
-
-
-def _winner(name: str) -> str:
-    """Return the winner's file of a run, or the name as it is."""
-    winner = Path(name) / "winner.yaml"
-    return str(winner) if winner.is_file() else name
 
 
 def _relative(values: Sequence[float]) -> list[str]:

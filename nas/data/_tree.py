@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from nas.data._types import Labels, Mask
+from nas.data._types import Labels, Mask, one_line
 from nas.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -42,6 +42,11 @@ class File:
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder it lies in, as class names are printed; "" at the root."""
+        return one_line(self.path.rpartition("/")[0].rpartition("/")[2])
 
 
 @dataclass(frozen=True)
@@ -109,31 +114,33 @@ def find_images(root: Folder) -> Labelled:
     )
 
 
-def _listed(folder: Folder) -> tuple[list[Folder], list[File]]:
+def listed(folder: Folder) -> tuple[list[Folder], list[File]]:
     """Return what is in a folder, sorted by name, without litter and hidden files."""
     folders, files = folder.list()
     return (
-        sorted((entry for entry in folders if not _is_litter(entry.name)), key=lambda entry: entry.name),
-        sorted((entry for entry in files if not _is_litter(entry.name)), key=lambda entry: entry.name),
+        sorted((entry for entry in folders if not is_litter(entry.name)), key=lambda entry: entry.name),
+        sorted((entry for entry in files if not is_litter(entry.name)), key=lambda entry: entry.name),
     )
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Return whether a file or folder is none of the user's: hidden, or left behind by a program."""
     return name.startswith(".") or name.lower() in LITTER
 
 
-def _is_image(file: File) -> bool:
-    return file.name.lower().endswith(SUFFIXES)
+def is_image(name: str) -> bool:
+    """Return whether a file is an image, by its name."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def _unwrapped(root: Folder) -> Folder:
     """Go down while a folder holds nothing but one other folder of folders, which is no split."""
     for _ in range(MAX_WRAPPERS):
-        folders, files = _listed(root)
-        if len(folders) != 1 or any(map(_is_image, files)) or folders[0].name.lower() in SPLIT_NAMES:
+        folders, files = listed(root)
+        if len(folders) != 1 or any(is_image(file.name) for file in files) or folders[0].name.lower() in SPLIT_NAMES:
             break
-        inner_folders, inner_files = _listed(folders[0])
-        if not inner_folders or any(map(_is_image, inner_files)):
+        inner_folders, inner_files = listed(folders[0])
+        if not inner_folders or any(is_image(file.name) for file in inner_files):
             break  # a class, with something else beside its images
         root = folders[0]
     return root
@@ -141,7 +148,7 @@ def _unwrapped(root: Folder) -> Folder:
 
 def _splits(root: Folder) -> tuple[Folder, Folder | None, list[str]]:
     """Return the folders of the training and validation classes (None: no such split), and notes."""
-    folders, _ = _listed(root)
+    folders, _ = listed(root)
     train, val = _split(root, folders, TRAIN_NAMES), _split(root, folders, VAL_NAMES)
     if train is None:
         if val is not None:
@@ -158,17 +165,17 @@ def _splits(root: Folder) -> tuple[Folder, Folder | None, list[str]]:
 
 def _split(root: Folder, folders: Sequence[Folder], names: Sequence[str]) -> Folder | None:
     # A folder named "train" without folders in it is a class (of vehicles, say), not a split.
-    found = [folder for folder in folders if folder.name.lower() in names and _listed(folder)[0]]
+    found = [folder for folder in folders if folder.name.lower() in names and listed(folder)[0]]
     if len(found) > 1:
-        listed = ", ".join(f"{folder.name}/" for folder in found)
-        raise DataError(f"{root.where}: found {listed}; only one of them is allowed. Remove or rename the others.")
+        both = ", ".join(f"{folder.name}/" for folder in found)
+        raise DataError(f"{root.where}: found {both}; only one of them is allowed. Remove or rename the others.")
     return found[0] if found else None
 
 
 def _images_by_class(folder: Folder, notes: list[str]) -> dict[str, list[File]]:
     """Return the image files of each class, sorted by name, and note what else lies there."""
-    classes, loose = _listed(folder)
-    others: list[File | Folder] = [file for file in loose if _is_image(file)]
+    classes, loose = listed(folder)
+    others: list[File | Folder] = [file for file in loose if is_image(file.name)]
     if not classes:
         instead = f" (images without one: {len(others)})" if others else ""
         raise DataError(
@@ -177,14 +184,14 @@ def _images_by_class(folder: Folder, notes: list[str]) -> dict[str, list[File]]:
         )
     images: dict[str, list[File]] = {}
     for class_folder in classes:
-        inner, files = _listed(class_folder)
-        images[class_folder.name] = [file for file in files if _is_image(file)]
+        inner, files = listed(class_folder)
+        images[class_folder.name] = [file for file in files if is_image(file.name)]
         if not images[class_folder.name]:
             raise DataError(
                 f"{class_folder.where}: a class folder without images; files ending in {', '.join(SUFFIXES)} are "
                 f"read. Add images or remove the folder."
             )
-        others += [*inner, *(file for file in files if not _is_image(file))]
+        others += [*inner, *(file for file in files if not is_image(file.name))]
     if others:
         notes.append(
             f"{len(others)} files or folders are not images in a class folder and were skipped: {others[0].path}"

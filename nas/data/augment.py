@@ -1,4 +1,4 @@
-"""Batched augmentation on the device that holds the images: flips, shifts, crops, distortions, mixup.
+"""Batched augmentation on the device that holds the images: flips, shifts, crops, distortions, mixup, CutMix, erasing.
 
 Nothing here waits for the device or loops over images, and every random number comes from the generator that
 is handed in, which must live on the device of the images. So a step can be captured in a CUDA graph, and the
@@ -22,6 +22,8 @@ MAX_SHEAR = 0.3
 MAX_ENHANCE = 0.9
 MIN_FACTOR = 0.1
 MAX_ASPECT = 4 / 3
+ERASED_AREA = (0.02, 0.4)
+ERASED_ASPECT = 1 / 0.3
 
 
 @dataclass(frozen=True)
@@ -132,22 +134,134 @@ def mix(
         The images, in the memory format they came in, and float32 targets (N, num_classes) with rows that
         sum to 1 where the given ones did.
     """
-    if alpha < 0:
-        raise ValueError(f"alpha: found {alpha}; 0 or more is allowed")
-    if labels.dim() == 1:
-        targets = torch.zeros(len(labels), num_classes, device=labels.device)
-        targets.scatter_(1, labels[:, None], 1.0)
-    else:
-        targets = labels.float()
+    _check_alpha(alpha)
+    targets = _targets(labels, num_classes)
     if alpha == 0:
         return images, targets
-    # Beta(a, a) = g1 / (g1 + g2) with g ~ Gamma(a). Of torch's samplers only this one takes a generator; it
-    # is what torch.distributions.Gamma calls. float64, because a small alpha underflows to 0/0 in float32.
-    shape = torch.full((2,), alpha, dtype=torch.float64, device=images.device)
-    gamma = torch._standard_gamma(shape, generator=generator).clamp_min(torch.finfo(torch.float64).tiny)
-    share = (gamma[0] / gamma.sum()).float()
+    share = _share(alpha, generator, images.device)
     mixed = torch.lerp(images.roll(1, 0), images, share.to(images.dtype))
     return mixed, torch.lerp(targets.roll(1, 0), targets, share)
+
+
+def cutmix(
+    images: Tensor, labels: Tensor, *, num_classes: int, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Put a box of the next image of the batch into every image, and of its label as much as the box has of the area.
+
+    Yun et al. 2019, arXiv:1905.04899, eq. 1 and 2: the box has sides W sqrt(1 - l) and H sqrt(1 - l), with l ~ Beta(alpha,
+    alpha), and a uniform centre; one box per batch. Where the border cuts it, the label's share is that of the area
+    which is really covered, as in the authors' code.
+
+    Args:
+        images: float, (N, C, H, W).
+        labels: Class indices, int64 (N,), or targets, float (N, num_classes).
+        num_classes: Number of classes.
+        alpha: Strength, 0 or more; 0 leaves the images as they are.
+        generator: Source of all randomness, on the device of the images.
+
+    Returns:
+        The images, in the memory format they came in, and float32 targets (N, num_classes) with rows that
+        sum to 1 where the given ones did.
+    """
+    _check_alpha(alpha)
+    targets = _targets(labels, num_classes)
+    if alpha == 0:
+        return images, targets
+    side = (1 - _share(alpha, generator, images.device)).sqrt()
+    centre = torch.rand(2, generator=generator, device=images.device)
+    rows = _covered(images.shape[2], centre[0], side)
+    columns = _covered(images.shape[3], centre[1], side)
+    inside = rows[:, None] & columns
+    share = 1 - inside.float().mean()
+    return torch.where(inside, images.roll(1, 0), images), torch.lerp(targets.roll(1, 0), targets, share)
+
+
+def mix_and_cut(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Do mixup on one half of a batch and CutMix on the other, or one of them on all where the other is off.
+
+    As in the released code of EfficientNetV2, which draws a share for each image instead of for each half.
+
+    Args:
+        mixup_alpha, cutmix_alpha: Strengths, 0 or more. The rest, and the result: as in `mix`.
+    """
+    if not mixup_alpha or not cutmix_alpha:
+        change, alpha = (cutmix, cutmix_alpha) if cutmix_alpha else (mix, mixup_alpha)
+        return change(images, labels, num_classes=num_classes, alpha=alpha, generator=generator)
+    half = len(images) // 2
+    mixed = mix(images[:half], labels[:half], num_classes=num_classes, alpha=mixup_alpha, generator=generator)
+    cut = cutmix(images[half:], labels[half:], num_classes=num_classes, alpha=cutmix_alpha, generator=generator)
+    return torch.cat([mixed[0], cut[0]]), torch.cat([mixed[1], cut[1]])
+
+
+def erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Set a random box of some images to 0, the mean of normalised pixels.
+
+    Zhong et al. 2017, arXiv:1708.04896, algorithm 1, with its area share from 2 % to 40 % and aspect ratio from 0.3 to 1 / 0.3.
+    Drawn per image. Where a box is longer than the image it is shortened instead of drawn again, so that nothing waits for
+    the device; and the ratio is uniform in its logarithm, so that tall boxes are as frequent as wide ones.
+
+    Args:
+        images: float, (N, C, H, W), normalised.
+        probability: Of an image being changed, 0 to 1.
+        generator: Source of all randomness, on the device of the images.
+
+    Returns:
+        The images, in the memory format they came in.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability: found {probability}; 0 to 1 is allowed")
+    if probability == 0:
+        return images
+    n, _, height, width = images.shape
+    draws = torch.rand(5, n, 1, generator=generator, device=images.device)
+    side = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * draws[0]).sqrt()
+    ratio = torch.exp((draws[1] - 0.5) * math.log(ERASED_ASPECT))  # the root of height : width
+    tall, wide = (side * ratio * height).round().clamp(1, height), (side / ratio * width).round().clamp(1, width)
+    top, left = (draws[2] * (height - tall + 1)).floor(), (draws[3] * (width - wide + 1)).floor()
+    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows, columns = (y >= top) & (y < top + tall), (x >= left) & (x < left + wide)
+    chosen = draws[4] < probability
+    inside = (rows & chosen)[:, None, :, None] & columns[:, None, None, :]
+    # Not masked_fill, which gives back contiguous images where the mask is broadcast.
+    return torch.where(inside, torch.zeros((), dtype=images.dtype, device=images.device), images)
+
+
+def _check_alpha(alpha: float) -> None:
+    if alpha < 0:
+        raise ValueError(f"alpha: found {alpha}; 0 or more is allowed")
+
+
+def _targets(labels: Tensor, num_classes: int) -> Tensor:
+    """Turn class indices (N,) or targets (N, num_classes) into float32 targets."""
+    if labels.dim() > 1:
+        return labels.float()
+    targets = torch.zeros(len(labels), num_classes, device=labels.device)
+    return targets.scatter_(1, labels[:, None], 1.0)
+
+
+def _share(alpha: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Draw a share from Beta(alpha, alpha): float32, 0-dimensional."""
+    # Beta(a, a) = g1 / (g1 + g2) with g ~ Gamma(a). Of torch's samplers only this one takes a generator; it
+    # is what torch.distributions.Gamma calls. float64, because a small alpha underflows to 0/0 in float32.
+    shape = torch.full((2,), alpha, dtype=torch.float64, device=device)
+    gamma = torch._standard_gamma(shape, generator=generator).clamp_min(torch.finfo(torch.float64).tiny)
+    return (gamma[0] / gamma.sum()).float()
+
+
+def _covered(size: int, centre: Tensor, side: Tensor) -> Tensor:
+    """Tell which of `size` pixels lie in an interval; its centre and side are shares of the size: bool, (size,)."""
+    length = (side * size).floor()
+    first = (centre * size).floor() - (length / 2).floor()
+    pixels = torch.arange(size, device=centre.device)
+    return (pixels >= first) & (pixels < first + length)
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

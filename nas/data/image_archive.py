@@ -41,18 +41,39 @@ class _Node:
     files: dict[str, File] = field(default_factory=dict)
 
 
+def is_archive(path: Path) -> bool:
+    """Return whether a file is an archive, by its name."""
+    return path.name.lower().endswith((*ZIP_SUFFIXES, *TAR_SUFFIXES)) and os.path.isfile(path)
+
+
+def tree_of(path: Path) -> Folder:
+    """Return the folders and files of an archive.
+
+    Raises:
+        DataError: it cannot be read, holds no image, or is meant to do harm.
+    """
+    return _tree(path, _zip_members(path) if _is_zip(path) else _tar_members(path))
+
+
+def images_of(path: Path, files: Sequence[File]) -> Iterator[RawImage]:
+    """Yield some images of an archive: as they are given, or of a compressed tar archive in its own order."""
+    if not _is_zip(path) and is_compressed(path):
+        return _tar_images(path, files)
+    return (RawImage(file.where, file.open, file.folder) for file in files)
+
+
+def _is_zip(path: Path) -> bool:
+    return path.name.lower().endswith(ZIP_SUFFIXES)
+
+
 def _matches(value: str) -> bool:
-    path = path_of(value)
-    known = path.name.lower().endswith((*ZIP_SUFFIXES, *TAR_SUFFIXES))
-    return known and os.path.isfile(path) and unclaimed(value, NAME)
+    return is_archive(path_of(value)) and unclaimed(value, NAME)
 
 
 def _read(value: str) -> RawDataset:
     path = path_of(value)
-    if path.name.lower().endswith(ZIP_SUFFIXES):
-        return _dataset(path, find_images(_tree(path, _zip_members(path))))
-    found = find_images(_tree(path, _tar_members(path)))
-    if not is_compressed(path):
+    found = find_images(tree_of(path))
+    if _is_zip(path) or not is_compressed(path):
         return _dataset(path, found)
     found = _in_archive_order(found)
     return replace(_dataset(path, found), images=partial(_tar_images, path, found.files))
@@ -183,7 +204,7 @@ def _tar_images(path: Path, files: Sequence[File]) -> Iterator[RawImage]:
             if file := wanted.get(member.offset_data):
                 stream = archive.extractfile(member)
                 encoded = stream.read(min(member.size, MAX_BYTES + 1)) if stream is not None else b""
-                yield RawImage(file.where, partial(open_image, encoded))
+                yield RawImage(file.where, partial(open_image, encoded), file.folder)
 
 
 SOURCES.register(

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 
@@ -17,15 +14,14 @@ import numpy as np
 from nas.data import _findings
 from nas.data._findings import Broken
 from nas.data._store import FORMAT, Emit, Facts, cache_folder, make_pack, open_pack
+from nas.data._stream import DIGEST_BYTES, Result, decoding
 from nas.data._types import Dataset, Labels, Mask, Pixels, RawDataset, RawImage, Split, one_line, reason
-from nas.data.decode import Decoded, Layout, TooLargeError, decode, plan, whole_images
+from nas.data.decode import Layout, plan
 from nas.errors import DataError
 
 CHUNK = 128
 CHUNK_BYTES = 2 << 20
 BROKEN_MAX = 5
-DIGEST_BYTES = 16
-AHEAD = 32
 
 Progress = Callable[[int, int], None]
 
@@ -67,8 +63,7 @@ def pack_images(
     limit = pack_size(resolution)
 
     def decode_into(layout: Layout, emit: Emit) -> Facts:
-        with whole_images():
-            return _decode_all(raw, in_val, layout, emit, path, progress, skip_broken)
+        return _decode_all(raw, in_val, layout, emit, path, progress, skip_broken)
 
     if not raw.files:
         return _in_memory(raw, in_val, plan(_counted(raw, path), limit), decode_into, resolution)
@@ -151,12 +146,7 @@ def _decode_all(
 ) -> Facts:
     """Decode every image once, in order, handing (train, val) chunks to `emit`; at most one chunk is held."""
     total, tally = len(raw.labels), _Tally(raw, in_val, layout.channels, path)
-    # Pillow lets go of the interpreter lock while it decodes and resizes, which pays for photographs (2 cores,
-    # 2,000 JPEG files of 160 px: 1.9 s against 3.4 s). Small images are mostly Python, which threads only slow
-    # down (5,000 of 32 px: 1.3 s against 0.7 s), so those are decoded by the calling thread.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        images, decode_one = _counted(raw, path), partial(_try_decode, layout=layout)
-        results = _ahead(pool, decode_one, images) if layout.resize else map(decode_one, images)
+    with decoding(_counted(raw, path), layout) as results:
         size = max(1, min(CHUNK, CHUNK_BYTES // (layout.size**2 * layout.channels)))
         while chunk := list(islice(results, size)):
             chunks = tally.add(chunk)
@@ -171,15 +161,6 @@ def _decode_all(
     return tally.facts()
 
 
-@dataclass(frozen=True)
-class _Result:
-    """What became of one image: pixels with their hash, or what is wrong with it."""
-
-    where: str
-    image: Decoded | Broken
-    digest: bytes = b""
-
-
 class _Tally:
     """What is gathered over the images of a data set while they are decoded: 16 bytes an image, and sums."""
 
@@ -192,7 +173,7 @@ class _Tally:
         self.histogram = np.zeros((channels, 256), dtype=np.int64)
         self.digests = np.zeros((len(in_val), DIGEST_BYTES), dtype=np.uint8)
 
-    def add(self, chunk: list[_Result]) -> tuple[Pixels, Pixels] | None:
+    def add(self, chunk: list[Result]) -> tuple[Pixels, Pixels] | None:
         """Take the next images; return the pixels of those of training and of validation, None for no image."""
         good: dict[int, Pixels] = {}
         for index, result in enumerate(chunk, start=self.done):
@@ -255,32 +236,6 @@ def _counted(raw: RawDataset, path: str) -> Iterator[RawImage]:
     if count != total:
         found = f"more than {total}" if count > total else str(count)
         raise DataError(f"{path}: found {found} images for {total} labels; one for each is needed. Correct the source.")
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[RawImage], _Result], images: Iterable[RawImage]
-) -> Iterator[_Result]:
-    """Yield results in order while the pool works on the next few, so that few undecoded images are in memory."""
-    waiting: deque[Future[_Result]] = deque()
-    for image in images:
-        waiting.append(pool.submit(function, image))
-        if len(waiting) >= AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _try_decode(image: RawImage, layout: Layout) -> _Result:
-    """Decode, or return what is wrong in words, so that one run can name several broken files."""
-    try:
-        decoded = decode(image, layout)
-    except TooLargeError as error:
-        return _Result(image.where, Broken(image.where, reason(error), "Shrink"))
-    except Exception as error:
-        # Pillow's decoders raise many types on broken files: OSError, SyntaxError, struct.error and others.
-        opened = not (isinstance(error, OSError) and error.errno is not None)
-        return _Result(image.where, Broken(image.where, reason(error), opened=opened))
-    return _Result(image.where, decoded, hashlib.blake2b(decoded.pixels.tobytes(), digest_size=DIGEST_BYTES).digest())
 
 
 def _moments(

@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 
 from nas.errors import RunError, UsageError
-from nas.runs import open_run
+from nas.runs import open_search
 from nas.search.record import TrialRecord
 from nas.search.study import records, search_study, storage_url
 
@@ -40,9 +40,9 @@ def save_plot(folder: Path) -> optuna.Study:
     """Save the plot of accuracy against step time into the study of a run, and return the study.
 
     Raises:
-        RunError: no run there. UsageError: optuna-dashboard is not installed.
+        RunError: no run there. UsageError: not a search, or optuna-dashboard is not installed.
     """
-    run = open_run(folder)
+    run = open_search(folder)
     try:
         import plotly.graph_objects as go
         from optuna_dashboard import save_plotly_graph_object

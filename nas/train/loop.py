@@ -23,6 +23,7 @@ from nas.data import Dataset, Split
 from nas.data.augment import Augment, eval_batch, mix, train_batch
 from nas.models import Network, build
 from nas.spec import ArchSpec
+from nas.train.full_recipes import FullRecipe
 from nas.train.recipes import Recipe
 from nas.train.schedule import Phase, learning_rate
 
@@ -82,14 +83,14 @@ class DeviceData:
         return self.mean.device
 
 
-def to_device(data: Dataset, recipe: Recipe, device: torch.device) -> DeviceData:
-    """Bring the images that a recipe uses to a device, as uint8.
+def to_device(data: Dataset, recipe: Recipe | None, device: torch.device) -> DeviceData:
+    """Bring the images that a recipe uses to a device, as uint8; all images where there is no recipe.
 
     Where the data has more than the recipe uses, a sample with a fixed seed is taken, the same for every network. Images that
     would fill a CUDA device stay on the host; on a CPU none is copied at all.
     """
-    train_images, train_labels = _sample(data.train, recipe.train_images, device)
-    val_images, val_labels = _sample(data.val, recipe.val_images, device)
+    train_images, train_labels = _sample(data.train, recipe.train_images if recipe else len(data.train), device)
+    val_images, val_labels = _sample(data.val, recipe.val_images if recipe else len(data.val), device)
     return DeviceData(
         train_images=train_images,
         train_labels=train_labels,
@@ -209,8 +210,8 @@ def train_phase(
     with _seeded(state.seed, phase.number, state.device) as generator:
         state.network.train()
         state.network.dropout.p = phase.dropout
-        batches = _batches(len(data.train_labels), recipe.batch_size, steps, generator)
-        for step, index in enumerate(batches):
+        order = batches(len(data.train_labels), recipe.batch_size, steps, generator)
+        for step, index in enumerate(order):
             images, targets = make_batch(data, index, recipe, phase, generator)
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, recipe.learning_rate, recipe.warmup)
@@ -242,21 +243,28 @@ def make_batch(
     Returns:
         float32, (B, C, R, R), normalised; int64 (B,), or float32 (B, num_classes) where they are mixed.
     """
+    images = augmented(data.train_images[index], data, recipe, phase, generator)
+    targets = data.train_labels[index]
+    if phase.mixup == 0:
+        return images, targets
+    return mix(images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator)
+
+
+def augmented(
+    pixels: Tensor, data: DeviceData, recipe: Recipe | FullRecipe, phase: Phase, generator: torch.Generator
+) -> Tensor:
+    """Return training images (uint8, (B, H, W, C)) augmented as a phase asks: float32, (B, C, R, R), normalised."""
     augment = Augment(
         flip=recipe.flip, crop_padding=recipe.crop_padding, scale=recipe.crop_scale, magnitude=phase.magnitude
     )
-    images = train_batch(
-        data.train_images[index],
+    return train_batch(
+        pixels,
         resolution=phase.resolution,
         mean=data.mean,
         std=data.std,
         augment=augment,
         generator=generator,
     )
-    targets = data.train_labels[index]
-    if phase.mixup == 0:
-        return images, targets
-    return mix(images, targets, num_classes=data.num_classes, alpha=phase.mixup, generator=generator)
 
 
 def train_step(state: TrainState, images: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
@@ -294,18 +302,26 @@ def proportion_error(k: int, n: int) -> float:
 
 
 @torch.no_grad()
-def correct(network: Network, data: DeviceData, resolution: int, batch_size: int = 250) -> Tensor:
-    """Return for each validation image whether the network names its class: bool, (N,), on the device."""
+def correct(
+    network: Network, data: DeviceData, resolution: int, batch_size: int = 250, part: range | None = None
+) -> Tensor:
+    """Return for each validation image whether the network names its class: bool, (N,), on the device.
+
+    Args:
+        part: Rows of the validation images to look at, in place of all: neighbours, in order.
+    """
     network.eval()
     device = data.device
     found = []
-    for first in range(0, len(data.val_labels), batch_size):
-        images, labels = data.val_images[first : first + batch_size], data.val_labels[first : first + batch_size]
+    rows = range(len(data.val_labels)) if part is None else part
+    for first in range(rows.start, rows.stop, batch_size):
+        here = slice(first, min(first + batch_size, rows.stop))
+        images, labels = data.val_images[here], data.val_labels[here]
         x = eval_batch(images, resolution=resolution, mean=data.mean, std=data.std)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             scores = network(x)
         found.append(scores.argmax(1) == labels)
-    return torch.cat(found)
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.bool, device=device)
 
 
 def timing_step(state: TrainState, data: DeviceData, recipe: Recipe, resolution: int) -> Callable[[], Tensor]:
@@ -336,7 +352,7 @@ def phase_steps(images: int, recipe: Recipe, phase: Phase) -> int:
     return max(1, round(images * phase.epochs / recipe.batch_size))
 
 
-def _batches(images: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+def batches(images: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield the indices of `steps` batches, epoch after epoch in a new order; the remainder opens the next epoch."""
     order = torch.empty(0, dtype=torch.int64, device=generator.device)
     for _ in range(steps):

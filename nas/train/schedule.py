@@ -1,7 +1,7 @@
-"""Progressive learning: which image size, regularisation and learning rate each phase and step of a training has.
+"""Which image size, regularisation and learning rate each phase, epoch and step of a training has.
 
-Pure arithmetic. Source: Tan & Le 2021 (EfficientNetV2), arXiv:2104.00298, section 4, algorithm 1 and table 6: image
-size and regularisation rise *together*, and weights are inherited from phase to phase.
+Pure arithmetic. Source of progressive learning: Tan & Le 2021 (EfficientNetV2), arXiv:2104.00298, section 4, algorithm 1
+and table 6: image size and regularisation rise *together*, and weights are inherited from phase to phase.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Phase:
     magnitude: float
     mixup: float
     dropout: float
+    cutmix: float = 0.0
 
 
 def phases(progressive: Progressive, resolution: int, epochs: float) -> tuple[Phase, ...]:
@@ -107,3 +108,51 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     if step < rise:
         return peak * (step + 1) / rise
     return peak * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / (steps + 1 - rise)))
+
+
+Schedule = Literal["exponential", "cosine", "constant"]
+"""How the learning rate falls after the warm-up."""
+
+
+def epoch_rate(
+    epoch: float,
+    *,
+    peak: float,
+    schedule: Schedule,
+    epochs: float,
+    warmup_epochs: float = 0.0,
+    warmup_learning_rate: float = 0.0,
+    decay_rate: float = 0.97,
+    decay_epochs: float = 2.4,
+    staircase: bool = False,
+    minimum: float = 0.0,
+) -> float:
+    """Return the learning rate at a moment of a full training: a linear rise, then one fall over all phases.
+
+    Unlike `learning_rate` it does not begin anew with each phase: nothing is compared between phases here, and the weights
+    of the last are what counts.
+
+    - `exponential`: peak * decay_rate ^ ((epoch - warmup_epochs) / decay_epochs), whole powers where `staircase` is on. Tan
+      & Le 2021, arXiv:2104.00298, section 5.1: "warmup from 0 to 0.256, and then decayed by 0.97 every 2.4 epochs". The
+      decay is counted from the end of the warm-up, as that sentence reads. The released code and timm count it from the
+      first step, so that theirs is lower by 0.97 ^ 2 (6 %) throughout.
+    - `cosine`: minimum + (peak - minimum) * (1 + cos(pi * t)) / 2, t from 0 at the end of the warm-up to 1 at the end of the
+      training. Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5, without restarts.
+    - `constant`: peak.
+
+    Args:
+        epoch: Passes over the training images so far, from 0; between two epochs a fraction.
+        peak: Highest rate. epochs: Length of the training. warmup_epochs: Length of the rise, which begins at
+            `warmup_learning_rate`.
+        minimum: The rate does not fall below it after the warm-up.
+    """
+    if epoch < warmup_epochs:
+        return between((warmup_learning_rate, peak), epoch / warmup_epochs)
+    if schedule == "constant":
+        return peak
+    if schedule == "exponential":
+        power = (epoch - warmup_epochs) / decay_epochs
+        # 2.4 has no exact binary form: the 5th step must come at epoch 12, not one rounding error after it.
+        return max(minimum, peak * decay_rate ** (math.floor(power + 1e-9) if staircase else power))
+    share = min(1.0, (epoch - warmup_epochs) / (epochs - warmup_epochs))
+    return minimum + (peak - minimum) * 0.5 * (1 + math.cos(math.pi * share))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import UnknownNameError, UsageError
-from nas.train import recipes
+from nas.train import recipe_files, recipes
 from nas.train.recipes import RECIPES, from_document, load_recipe
 
 
@@ -99,7 +99,7 @@ def test_a_number_with_an_exponent_and_no_point_is_a_number(tmp_path: Path) -> N
 
 def test_the_documentation_has_every_key_with_its_values() -> None:
     rows = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8").splitlines()
-    for prefix, allowed in (("", recipes._ALLOWED), ("progressive.", recipes._ALLOWED_PROGRESSIVE)):
+    for prefix, allowed in (("", recipes._ALLOWED), ("progressive.", recipe_files.ALLOWED_PROGRESSIVE)):
         for key, (_, values) in allowed.items():
             quick, standard = (_shown(RECIPES[name], prefix, key) for name in ("quick", "standard"))
             row = f"| `{prefix}{key}` | {quick} | {standard} | {values} |"
@@ -107,9 +107,9 @@ def test_the_documentation_has_every_key_with_its_values() -> None:
     named = [
         line for line in rows if line.startswith(("| `progressive.", *(f"| `{key}` |" for key in recipes._ALLOWED)))
     ]
-    assert len(named) == len(recipes._ALLOWED) + len(recipes._ALLOWED_PROGRESSIVE)
+    assert len(named) == len(recipes._ALLOWED) + len(recipe_files.ALLOWED_PROGRESSIVE)
     assert set(recipes._ALLOWED) == {item.name for item in fields(recipes.Recipe)} - {"progressive"}
-    assert set(recipes._ALLOWED_PROGRESSIVE) == {item.name for item in fields(recipes.Progressive)}
+    assert set(recipe_files.ALLOWED_PROGRESSIVE) == {item.name for item in fields(recipes.Progressive)}
 
 
 def _shown(recipe: recipes.Recipe, prefix: str, key: str) -> str:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.train.schedule import PRESETS, Progressive, learning_rate, phases
+from nas.train.schedule import PRESETS, Progressive, epoch_rate, learning_rate, phases
 
 # arXiv:2104.00298, table 6, interpolated over its four stages.
 PAPER = {
@@ -119,3 +120,62 @@ def test_each_phase_has_its_own_rise_and_fall() -> None:
 
 def test_a_phase_of_one_step_has_the_peak() -> None:
     assert learning_rate(0, 1, 0.01, 0.2) == 0.01
+
+
+PUBLISHED: dict[str, Any] = {
+    "peak": 0.256,
+    "schedule": "exponential",
+    "epochs": 350,
+    "warmup_epochs": 5,
+    "staircase": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [(0, 0), (1, 0.0512), (2.5, 0.128), (5, 0.256), (7.39, 0.256), (7.4, 0.256 * 0.97), (17, 0.256 * 0.97**5)]
+    + [(5 + 2.4 * steps, 0.256 * 0.97**steps) for steps in range(0, 144, 13)],
+)
+def test_the_published_rate_rises_for_five_epochs_and_falls_by_3_percent_every_2_4(epoch: float, rate: float) -> None:
+    assert epoch_rate(epoch, **PUBLISHED) == pytest.approx(rate)
+
+
+def test_without_a_staircase_the_fall_is_smooth_and_meets_it_at_every_step() -> None:
+    smooth: dict[str, Any] = {**PUBLISHED, "staircase": False}
+    assert epoch_rate(9.8, **smooth) == pytest.approx(0.256 * 0.97**2)
+    assert epoch_rate(8.6, **smooth) == pytest.approx(0.256 * 0.97**1.5)
+
+
+rates = st.fixed_dictionaries(
+    {
+        "peak": st.floats(1e-3, 1),
+        "schedule": st.sampled_from(["exponential", "cosine", "constant"]),
+        "epochs": st.floats(20, 400),
+        "warmup_epochs": st.floats(0, 10),
+        "warmup_learning_rate": st.floats(0, 1e-3),
+        "staircase": st.booleans(),
+        "minimum": st.floats(0, 1e-3),
+    }
+)
+
+
+@given(rates, st.lists(st.floats(0, 1), min_size=2, max_size=20).map(sorted))
+def test_the_rate_of_a_full_training_rises_then_never_rises_again(plan: dict[str, Any], shares: list[float]) -> None:
+    warmup, end = plan["warmup_epochs"], plan["epochs"]
+    rise = [epoch_rate(share * warmup * (1 - 1e-9), **plan) for share in shares]
+    fall = [epoch_rate(warmup + share * (end - warmup), **plan) for share in shares]
+    slack = 1e-12
+    assert all(before <= after + slack for before, after in itertools.pairwise(rise))
+    assert all(before >= after - slack for before, after in itertools.pairwise(fall))
+    assert all(plan["minimum"] - slack <= rate <= plan["peak"] + slack for rate in fall)
+    assert epoch_rate(warmup, **plan) == pytest.approx(plan["peak"])
+    if warmup:
+        assert rise[0] >= plan["warmup_learning_rate"] - slack
+        assert epoch_rate(warmup * (1 - 1e-9), **plan) == pytest.approx(plan["peak"], rel=1e-6)
+
+
+def test_a_cosine_ends_at_its_minimum_halfway_between_at_half_time() -> None:
+    plan: dict[str, Any] = {"peak": 1.0, "schedule": "cosine", "epochs": 24, "warmup_epochs": 4, "minimum": 0.2}
+    assert epoch_rate(14, **plan) == pytest.approx(0.6)
+    assert epoch_rate(24, **plan) == pytest.approx(0.2)
+    assert epoch_rate(25, **plan) == pytest.approx(0.2)

@@ -190,9 +190,9 @@ def test_norms_and_biases_have_no_weight_decay(tiny_spec: ArchSpec) -> None:
 def test_batches_hold_each_image_once_an_epoch(images: int, batch_size: int) -> None:
     epochs = 3
     steps = images * epochs // batch_size
-    batches = list(loop._batches(images, batch_size, steps, torch.Generator().manual_seed(0)))
-    assert all(len(batch) == batch_size for batch in batches)
-    order = torch.cat(batches).tolist()
+    found = list(loop.batches(images, batch_size, steps, torch.Generator().manual_seed(0)))
+    assert all(len(batch) == batch_size for batch in found)
+    order = torch.cat(found).tolist()
     for epoch in range(len(order) // images):
         assert sorted(order[epoch * images : (epoch + 1) * images]) == list(range(images))
     assert max(Counter(order).values()) - min(Counter(order).values(), default=0) <= 1

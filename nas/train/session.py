@@ -1,0 +1,364 @@
+"""One full training, from an architecture to its weights: opens the run, loads the images, trains epoch by epoch, reports."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from nas import catalog, runs
+from nas.data import Dataset, is_found, located
+from nas.data import load as load_data
+from nas.devices import lane_name, out_of_memory
+from nas.errors import DeviceError, RunError, UsageError
+from nas.lane import lane
+from nas.models import build
+from nas.runs import Run
+from nas.spec import ArchSpec
+from nas.train import config as configs
+from nas.train import distributed, full_loop
+from nas.train.config import TrainConfig, recipe_of
+from nas.train.distributed import Group
+from nas.train.full_checkpoint import LAST, WEIGHTS, load_last, save_last, save_weights
+from nas.train.full_facts import changed, manifest, remarks
+from nas.train.full_loop import Training
+from nas.train.full_recipes import FullRecipe, full_checked, full_from_document, full_phases
+from nas.train.full_report import finished, write_history
+from nas.train.loop import DeviceData, Diverged, proportion_error, to_device
+from nas.train.schedule import Phase
+from nas.train.watch import EpochRow, TrainResult, Watcher
+from nas.weights import load_backbone, load_weights
+
+
+def train_network(
+    spec: ArchSpec,
+    config: TrainConfig | None = None,
+    *,
+    source: str = "",
+    phi: float | None = None,
+    watcher: Watcher | None = None,
+    **settings: Any,
+) -> TrainResult:
+    """Train an architecture on images, to be used.
+
+    Args:
+        spec: The architecture; its numbers of classes and channels are set to those of the images.
+        config: The settings; or give them by name: `train_network(spec, data="photos/", recipe="standard")`.
+        source: What the user named, and `phi` where it was scaled; for the record.
+        watcher: Sees the training go on.
+
+    Raises:
+        NasError: one of its kinds, for anything a user can mend.
+    """
+    if not isinstance(spec, ArchSpec):
+        raise UsageError(
+            f"train_network: found {spec!r}; allowed: an architecture. Load one: nas.train_network(nas.load_arch(name))."
+        )
+    if config is not None and settings:
+        raise UsageError(f"train_network: found config and {', '.join(settings)}; give one or the other.")
+    config = config or configs.from_settings(settings, "train_network")
+    recipe = recipe_of(config)
+    config = replace(config, data=located(config.data))  # the run may be continued from another folder
+    named = {"source": source or spec.name, "phi": phi}
+    with distributed.joined(config.device) as (group, device):
+        return _run(_Task(spec, config, recipe, named, group, device, None, watcher or Watcher()))
+
+
+def resume_training(
+    folder: Path, *, device: str | None = None, data: str | None = None, watcher: Watcher | None = None
+) -> TrainResult:
+    """Continue a training from its folder, with its own settings, from the end of its last whole epoch.
+
+    Args:
+        device: Another one. data: Where the same images are now, if they have moved.
+
+    Raises:
+        RunError: no run there, or its images are not what they were. UsageError: not a training.
+    """
+    run = runs.open_training(folder)
+    where = str(run.path("manifest.json"))
+    config = configs.from_document(dict(run.manifest["config"]))
+    config = replace(config, device=device or config.device, data=config.data if data is None else located(data))
+    if data is None and not is_found(config.data):
+        raise RunError(
+            f"{folder}: its images are not at {config.data}, where they were. Put them back, or say where they are now: "
+            f"{continued(folder)} --data PATH"
+        )
+    recipe = full_checked(full_from_document(dict(run.manifest["recipe"]), where), where)
+    spec = catalog.load_arch(run.path("arch.yaml"))
+    with distributed.joined(config.device) as (group, place):
+        return _run(_Task(spec, config, recipe, {}, group, place, run, watcher or Watcher()))
+
+
+def continued(folder: Path) -> str:
+    """Return the command that continues a training."""
+    return f"nas train --resume {shlex.quote(str(folder))}"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be trained, by whom and where; `run` where it was begun before."""
+
+    spec: ArchSpec
+    config: TrainConfig
+    recipe: FullRecipe
+    named: Mapping[str, Any]
+    group: Group
+    device: torch.device
+    run: Run | None
+    watcher: Watcher
+
+
+def _run(task: _Task) -> TrainResult:
+    group, config = task.group, task.config
+    if len(group.part(task.recipe.batch_size)) < 2 or task.recipe.batch_size % group.size:
+        raise UsageError(
+            f"batch_size: found {task.recipe.batch_size} for {group.size} processes; allowed: a multiple of their number, and "
+            "at least 2 images each. Give another --batch-size."
+        )
+    folder = task.run.folder if task.run else None
+    if folder is None and group.leads:
+        label = f"{task.spec.name or 'network'}-{task.device.type}"
+        folder = runs.new_folder(None, "train", label, config.out)
+    folder = Path(group.agreed(str(folder)))
+    with runs.owned(folder) if group.leads else nullcontext():
+        try:
+            return _owned(task, folder)
+        except Diverged as error:
+            raise RunError(
+                f"{folder}: {error}. Train anew with a lower --learning-rate; the weights of the epoch before are kept."
+            ) from error
+        except DeviceError as error:
+            if not (folder / "manifest.json").exists():
+                raise
+            raise DeviceError(f"{error} Continue with: {continued(folder)}") from error
+
+
+def _owned(task: _Task, folder: Path) -> TrainResult:
+    config, recipe, group, device, watcher = task.config, task.recipe, task.group, task.device, task.watcher
+    resolution = config.resolution or task.spec.resolved().resolution
+    plan = full_phases(recipe, resolution)
+    test_resolution = recipe.test_resolution(plan[-1].resolution)
+    images = _images(config, max(test_resolution, *(phase.resolution for phase in plan)), task)
+    spec = replace(
+        task.spec,
+        num_classes=images.num_classes,
+        in_channels=images.in_channels,
+        resolution=resolution,
+        resolution_mult=1.0,
+    )
+    facts = manifest(
+        spec,
+        config,
+        recipe,
+        images,
+        device=device,
+        processes=group.size,
+        named=task.named,
+        resolution=plan[-1].resolution,
+        test_resolution=test_resolution,
+    )
+    run = _opened(task, folder, spec, facts)
+    watcher.opened(run)
+    with lane(lane_name(device), alone=False, waiting=watcher.waiting) as held:
+        data = to_device(images, None, device)
+        training, state = _begun(task, spec, run, images)
+
+        def between(epoch: int, phase: Phase, done: int, steps: int) -> None:
+            """Step aside for a timing that waits for one of the devices: all processes at once, or they would wait for it."""
+            if group.any(held.wanted()):
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                held.give_way()
+            watcher.stepped(epoch, phase.resolution, done, steps)
+
+        said = (*remarks(recipe, images), *state.notes, *changed(run, facts))
+        watcher.started(run, state.history, said)
+        ends = [sum(int(phase.epochs) for phase in plan[: index + 1]) for index in range(len(plan))]
+        for epoch in range(len(state.history) + 1, recipe.epochs + 1):
+            phase = next(phase for phase, end in zip(plan, ends, strict=True) if epoch <= end)
+            state = _epoch(task, run, training, data, state, phase, epoch, test_resolution, between)
+    group.wait()
+    return finished(run, spec, state.history, state.best, state.notes, write=group.leads)
+
+
+@dataclass(frozen=True)
+class _State:
+    """A training so far.
+
+    Args:
+        best: `epoch`, and `classes`: for each class its validation images and how many of them are named right; empty at first.
+        notes: What happened that a reader of the result should know.
+    """
+
+    history: tuple[EpochRow, ...] = ()
+    best: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        return {"history": [row.document() for row in self.history], "best": self.best, "notes": list(self.notes)}
+
+
+def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Training, _State]:
+    """Return the network at the end of the last whole epoch, or before the first."""
+    config, recipe = task.config, task.recipe
+    network = build(spec, seed=config.seed)
+    fresh = not run.path(LAST).exists() and not run.path("history.csv").exists()
+    notes: list[str] = []
+    if fresh and config.weights is not None:
+        if not recipe.needs_weights:
+            load_weights(network, config.weights)
+        elif left := load_backbone(network, config.weights):
+            notes.append(
+                f"{config.weights.name}: its classifier has {left} classes, these images have {spec.num_classes}: it was left "
+                "out, and begins with fresh weights."
+            )
+    training = full_loop.begin(
+        network, recipe, seed=config.seed, device=task.device, group=task.group, compiled=config.compile
+    )
+    task.group.wait()  # none may look whether the file is there while process 0 writes it
+    if fresh:
+        state = _State(notes=tuple(notes))
+        if task.group.leads:
+            save_last(run.path(LAST), training, state.document())
+        return training, state
+    stored = load_last(run.path(LAST), training)
+    state = _State(
+        tuple(EpochRow(**row) for row in stored["history"]), stored["best"], tuple(map(str, stored["notes"]))
+    )
+    if task.group.leads and state.history:
+        # A run killed between the file it continues from and what is written after it lacks the latter.
+        if state.best is not None and state.best["epoch"] == len(state.history):
+            with full_loop.averaged(training) as best:
+                _save_best(run, best.state_dict(), state)
+        write_history(run, state.history)
+    return training, state
+
+
+def _epoch(
+    task: _Task,
+    run: Run,
+    training: Training,
+    data: DeviceData,
+    state: _State,
+    phase: Phase,
+    epoch: int,
+    test_resolution: int,
+    between: Any,
+) -> _State:
+    """Train one epoch, score it, and write down all of it; with smaller parts of a batch where memory does not suffice."""
+    began = time.perf_counter()
+    while True:
+        try:
+            shown = full_loop.train_epoch(
+                training, data, phase, epoch, lambda done, steps: between(epoch, phase, done, steps)
+            )
+            with full_loop.averaged(training) as network:
+                classes = full_loop.scores(training, data, test_resolution)
+                n, k = (int(value) for value in classes.sum(0))
+                # Of equals the later one: it has seen larger images.
+                best = k / n >= max((before.val_accuracy for before in state.history), default=0.0)
+                weights = (
+                    {name: value.detach().cpu().clone() for name, value in network.state_dict().items()} if best else {}
+                )
+            break
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # Only here, after the traceback is gone, can the failed step's tensors be freed.
+        state = _smaller(task, run, training, state, phase, epoch)
+    row = EpochRow(
+        epoch=epoch,
+        phase=phase.number,
+        resolution=phase.resolution,
+        learning_rate=shown.learning_rate,
+        train_loss=shown.train_loss,
+        val_accuracy=k / n,
+        val_error=proportion_error(k, n),
+        seconds=time.perf_counter() - began,
+        images_per_second=shown.images / shown.seconds,
+        micro_batch=training.micro_batch,
+    )
+    state = replace(
+        state,
+        history=(*state.history, row),
+        best={"epoch": epoch, "classes": classes.tolist()} if best else state.best,
+    )
+    if task.group.leads:
+        save_last(run.path(LAST), training, state.document())  # from here on the epoch counts
+        if best:
+            _save_best(run, weights, state)
+        write_history(run, state.history)
+    task.watcher.epoch(row, best)
+    return state
+
+
+def _smaller(task: _Task, run: Run, training: Training, state: _State, phase: Phase, epoch: int) -> _State:
+    """Bring a training back to the start of an epoch, with half the images in a forward pass.
+
+    Raises:
+        DeviceError: there are too few images in it already, or several processes train.
+    """
+    what = f"{task.device}: out of memory in epoch {epoch}, with {training.micro_batch} images of {phase.resolution} pixels"
+    if task.group.size > 1:  # the others wait for gradients that will not come
+        raise DeviceError(f"{what} in each process. Give a smaller --batch-size, or more devices.")
+    batch, smaller = task.recipe.batch_size, -(-training.micro_batch // 2)
+    if batch // -(-batch // smaller) < 2:  # batch norm cannot do with one image
+        raise DeviceError(f"{what}. Give a smaller network or --resolution.")
+    gc.collect()
+    if task.device.type == "cuda":
+        torch.cuda.empty_cache()
+    load_last(run.path(LAST), training)
+    training.micro_batch = smaller
+    said = (
+        f"Out of memory in epoch {epoch} at {phase.resolution} pixels: a batch of {batch} is now computed in parts of "
+        f"{smaller} images, and the epoch began again. The gradients are those of the whole batch, but batch norm sees "
+        f"{smaller} images at a time, so that results differ from those of a larger device."
+    )
+    task.watcher.note(said)
+    runs.update(run, {"micro_batch": smaller, "remarks": [*state.notes, said]})
+    return replace(state, notes=(*state.notes, said))
+
+
+def _save_best(run: Run, weights: Mapping[str, Tensor], state: _State) -> None:
+    row = state.history[-1]
+    facts = {"arch_hash": run.manifest["arch"]["hash"], "epoch": row.epoch, "val_accuracy": row.val_accuracy}
+    save_weights(run.path(WEIGHTS), weights, facts)
+
+
+def _images(config: TrainConfig, resolution: int, task: _Task) -> Dataset:
+    """Load the images; with several processes the first one decodes them, and the others read its pack."""
+
+    def load() -> Dataset:
+        return load_data(
+            config.data, resolution=resolution, progress=task.watcher.packing, skip_broken=config.skip_broken
+        )
+
+    if task.group.leads:
+        found = load()
+        task.group.wait()
+        return found
+    task.group.wait()
+    return load()
+
+
+def _opened(task: _Task, folder: Path, spec: ArchSpec, facts: Mapping[str, Any]) -> Run:
+    """Return the run: a new one with its manifest, or the old one if its images and its network are what they were."""
+    if task.run is None:
+        if task.group.leads:
+            runs.write_text(folder / "arch.yaml", yaml.safe_dump(spec.document(), sort_keys=False))
+            return runs.create(folder, "train", facts)  # a run has begun when it has a manifest
+        return Run(folder, facts)
+    runs.check_same(task.run, facts, ("data.fingerprint", "arch.hash"))
+    if not task.group.leads:
+        return task.run
+    return runs.update(task.run, {"config": facts["config"]})  # the device or the place of the images may be others
