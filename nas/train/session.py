@@ -235,11 +235,12 @@ def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Trai
     state = _State(
         tuple(EpochRow(**row) for row in stored["history"]), stored["best"], tuple(map(str, stored["notes"]))
     )
-    if task.group.leads and state.history:
-        # A run killed between the file it continues from and what is written after it lacks the latter.
-        if state.best is not None and state.best["epoch"] == len(state.history):
-            with full_loop.averaged(training) as best:
+    # A run killed between the file it continues from and what is written after it lacks the latter.
+    if state.best is not None and state.best["epoch"] == len(state.history):
+        with full_loop.averaged(training) as best:  # in all processes: they agree on the weights
+            if task.group.leads:
                 _save_best(run, best.state_dict(), state)
+    if task.group.leads and state.history:
         write_history(run, state.history)
     return training, state
 
