@@ -68,9 +68,9 @@ def test_images_beside_the_device_are_gathered_ahead(tiny_data: Dataset) -> None
     indices = [torch.randperm(64)[:16] for _ in range(20)]
     mapped = feed(iter(indices), loop.Images(pixels, None, device))
     resident = feed(iter(indices), loop.Images(pixels.to(device), None, device))
-    for (index, far), (same, near) in zip(mapped, resident, strict=True):
+    for index, far, near in zip(indices, mapped, resident, strict=True):
         assert far.device == near.device == device
-        assert torch.equal(far, near) and torch.equal(index, same)
+        assert torch.equal(far, near) and torch.equal(far.cpu(), pixels[index])
 
 
 def test_a_full_memory_splits_the_batch(
@@ -99,3 +99,18 @@ def test_a_compiled_step_learns_as_an_eager_one(tiny_spec: ArchSpec, tiny_data: 
         phase = replace(full_phases(recipe, 16)[-1], dropout=0.0)
         losses.append([train_epoch(training, data, phase, number).train_loss for number in (1, 2, 3)])
     assert losses[0] == pytest.approx(losses[1], abs=0.1) and losses[1][-1] < losses[1][0]
+
+
+def test_an_epoch_of_mapped_images_is_that_of_resident_ones(
+    tiny_spec: ArchSpec, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = torch.device("cuda", 0)
+    recipe = replace(FULL_RECIPES["short"], epochs=3, batch_size=16)
+    losses = []
+    for share in (loop.DEVICE_SHARE, 0.0):
+        monkeypatch.setattr(loop, "DEVICE_SHARE", share)
+        data = loop.to_device(tiny_data, None, device)
+        assert data.train_images.pixels.is_cuda == (share > 0)
+        training = begin(build(tiny_spec, seed=0), recipe, seed=0, device=device)
+        losses.append(train_epoch(training, data, full_phases(recipe, 16)[0], 1).train_loss)
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
