@@ -198,6 +198,15 @@ def test_out_of_memory_with_two_images_is_an_error(place: Place, monkeypatch: py
         place.train("hopeless")
 
 
+def test_a_network_that_does_not_fit_at_all_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(full_loop, "begin", full)
+    with pytest.raises(DeviceError, match=r"cpu: out of memory before the first step"):
+        place.train("huge")
+
+
 def test_a_loss_that_is_no_number_ends_the_training_with_its_remedy(place: Place) -> None:
     with pytest.raises(RunError, match=r"loss is not finite.*--learning-rate"):
         place.train("diverged", learning_rate=1e5, recipe="short", epochs=4, batch_size=8)
