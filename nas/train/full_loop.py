@@ -146,20 +146,21 @@ def train_epoch(
     with _compiling(training), _seeded(training.seed, epoch, group.rank, device) as (order, draws):
         _prepare(training, phase, epoch)
         mine = group.part(recipe.batch_size)
-        stream = (
-            piece
-            for batch in batches(len(data.train_labels), recipe.batch_size, steps, order)
-            for piece in batch[mine.start : mine.stop].tensor_split(parts)
-        )
-        fed = feed(stream, data.train_images)
+        rows = torch.stack(list(batches(len(data.train_labels), recipe.batch_size, steps, order)))[
+            :, mine.start : mine.stop
+        ]
+        # All indices of an epoch go to the device at once: one copy a step would wait for the steps before it.
+        on_device = rows.to(device)
+        labels = data.train_labels[on_device]
+        index = on_device if data.train_images.pixels.device == device else rows
+        fed = feed((piece for row in index for piece in row.tensor_split(parts)), data.train_images)
         for step in range(steps):
             rate = recipe.rate_at(epoch - 1 + (step + 0.5) / steps)  # that of the middle of a step: no step has 0
             set_rate(training.optimizer, rate)
-            for part in range(parts):
-                index, pixels = next(fed)
-                images, targets = make_batch(data, pixels, index, recipe, phase, draws)
+            for part, named in enumerate(labels[step].tensor_split(parts)):
+                images, targets = make_batch(data, next(fed), named, recipe, phase, draws)
                 with _talking(training, last=part == parts - 1):
-                    total += backward(training, images, targets, share=len(index) / len(mine))
+                    total += backward(training, images, targets, share=len(named) / len(mine))
             _update(training)
             if step % 50 == 49:  # reading the loss waits for the device; now and then is enough
                 _check(total)
@@ -177,18 +178,17 @@ def batch_parts(training: Training) -> int:
 
 
 def make_batch(
-    data: DeviceData, pixels: Tensor, index: Tensor, recipe: FullRecipe, phase: Phase, generator: torch.Generator
+    data: DeviceData, pixels: Tensor, labels: Tensor, recipe: FullRecipe, phase: Phase, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return training images augmented, erased and mixed as a phase asks, and their targets.
 
     Args:
-        pixels: uint8, (B, H, W, C), on the device. index: Their rows in the data, for the labels.
+        pixels: uint8, (B, H, W, C), on the device. labels: int64, (B,), likewise.
 
     Returns:
         float32, (B, C, R, R), normalised; int64 (B,), or float32 (B, num_classes) where they are mixed.
     """
     images = augmented(pixels, data, recipe, phase, generator)
-    labels = data.train_labels[index.to(data.device, non_blocking=True)]
     if recipe.erasing:
         images = erase(images, recipe.erasing, generator)
     if not (phase.mixup or phase.cutmix):
@@ -307,15 +307,14 @@ def _update(training: Training) -> None:
         training.ema.update(training.network, training.steps)
 
 
-def feed(indices: Iterable[Tensor], images: Images) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield indices with their images on the device: uint8, (B, H, W, C).
+def feed(indices: Iterable[Tensor], images: Images) -> Iterator[Tensor]:
+    """Yield the images at some indices, on the device: uint8, (B, H, W, C).
 
     Images that lie on the host beside a CUDA device are gathered ahead by a thread, into memory from which the device copies
-    while it computes.
+    while it computes; their indices are to be on the host too.
     """
     if images.pixels.device == images.device:
-        for index in indices:
-            yield index, images[index]
+        yield from (images[index] for index in indices)
         return
 
     def gathered(index: Tensor) -> Tensor:
@@ -324,15 +323,14 @@ def feed(indices: Iterable[Tensor], images: Images) -> Iterator[tuple[Tensor, Te
         pinned = torch.empty((len(rows), *images.pixels.shape[1:]), dtype=torch.uint8, pin_memory=True)
         return torch.index_select(images.pixels, 0, rows, out=pinned)
 
-    waiting: deque[tuple[Tensor, Future[Tensor]]] = deque()
+    waiting: deque[Future[Tensor]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for index in indices:
-            waiting.append((index, pool.submit(gathered, index)))
+            waiting.append(pool.submit(gathered, index))
             if len(waiting) > AHEAD:
-                index, ready = waiting.popleft()
-                yield index, ready.result().to(images.device, non_blocking=True)
-        for index, ready in waiting:
-            yield index, ready.result().to(images.device, non_blocking=True)
+                yield waiting.popleft().result().to(images.device, non_blocking=True)
+        while waiting:
+            yield waiting.popleft().result().to(images.device, non_blocking=True)
 
 
 def _check(total: Tensor) -> None:

@@ -94,8 +94,8 @@ def page(result: TrainResult, classes: Sequence[Sequence[Any]]) -> str:
     lines = [
         f"# Training of {_title(result.run)}",
         "",
-        f"- accuracy **{result.val_accuracy:.4f} ± {result.val_error:.4f}** (standard error) on {found['val_images']} validation "
-        f"images at {found['test_resolution']} pixels, after epoch {result.best_epoch} of {found['epochs']}",
+        f"- accuracy **{result.val_accuracy:.4f} ± {result.val_error:.4f}** (standard error) on {found['val_images']} "
+        f"validation images at {found['test_resolution']} pixels, after epoch {result.best_epoch} of {found['epochs']}",
         f"- after the last epoch {found['last_val_accuracy']:.4f}. The best epoch was chosen on these images, so that its "
         "accuracy is a little too good; a test split that nothing was chosen on tells the true one",
         f"- {format_count(found['num_params'])} parameters, {format_count(found['macs'])} multiply-adds at "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,7 +67,9 @@ def train_network(
         raise UsageError(f"train_network: found config and {', '.join(settings)}; give one or the other.")
     config = config or configs.from_settings(settings, "train_network")
     recipe = recipe_of(config)
-    config = replace(config, data=located(config.data))  # the run may be continued from another folder
+    # The run may be continued from another folder.
+    weights = None if config.weights is None else config.weights.absolute()
+    config = replace(config, data=located(config.data), weights=weights)
     named = {"source": source or spec.name, "phi": phi}
     with distributed.joined(config.device) as (group, device):
         return _run(_Task(spec, config, recipe, named, group, device, None, watcher or Watcher()))
@@ -136,6 +138,12 @@ def _run(task: _Task) -> TrainResult:
         except Diverged as error:
             raise RunError(
                 f"{folder}: {error}. Train anew with a lower --learning-rate; the weights of the epoch before are kept."
+            ) from error
+        except RuntimeError as error:  # before the first step; an epoch has an answer of its own
+            if not out_of_memory(error):
+                raise
+            raise DeviceError(
+                f"{task.device}: out of memory before the first step. Give a smaller network, or free the device."
             ) from error
         except DeviceError as error:
             if not (folder / "manifest.json").exists():
@@ -235,11 +243,12 @@ def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Trai
     state = _State(
         tuple(EpochRow(**row) for row in stored["history"]), stored["best"], tuple(map(str, stored["notes"]))
     )
-    if task.group.leads and state.history:
-        # A run killed between the file it continues from and what is written after it lacks the latter.
-        if state.best is not None and state.best["epoch"] == len(state.history):
-            with full_loop.averaged(training) as best:
+    # A run killed between the file it continues from and what is written after it lacks the latter.
+    if state.best is not None and state.best["epoch"] == len(state.history):
+        with full_loop.averaged(training) as best:  # in all processes: they agree on the weights
+            if task.group.leads:
                 _save_best(run, best.state_dict(), state)
+    if task.group.leads and state.history:
         write_history(run, state.history)
     return training, state
 
@@ -253,7 +262,7 @@ def _epoch(
     phase: Phase,
     epoch: int,
     test_resolution: int,
-    between: Any,
+    between: Callable[[int, Phase, int, int], None],
 ) -> _State:
     """Train one epoch, score it, and write down all of it; with smaller parts of a batch where memory does not suffice."""
     began = time.perf_counter()

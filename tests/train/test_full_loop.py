@@ -145,13 +145,13 @@ def test_progress_is_told_to_the_last_step(tiny_spec: ArchSpec, data: DeviceData
     assert told == [(10, 13), (13, 13)] and epoch_steps(64, training.recipe) == 13
 
 
-def test_images_come_with_their_indices_in_order() -> None:
+def test_images_come_in_the_order_of_their_indices() -> None:
     split = Split(np.arange(40, dtype=np.uint8).reshape(10, 2, 2, 1), np.zeros(10, np.int64))
     images = Images(torch.from_numpy(split.images), None, CPU)
     wanted = list(torch.tensor([[3, 1], [9, 9], [0, 4]]))
     found = list(feed(iter(wanted), images))
-    for index, (given, pixels) in zip(wanted, found, strict=True):
-        assert torch.equal(index, given) and torch.equal(pixels, images.pixels[index])
+    for index, pixels in zip(wanted, found, strict=True):
+        assert torch.equal(pixels, images.pixels[index])
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop_tf", "adamw", "sgd"])

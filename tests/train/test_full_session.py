@@ -107,6 +107,29 @@ def test_what_a_kill_between_two_files_left_out_is_written_again(place: Place, w
         assert_same_training(whole, copy)
 
 
+def test_a_training_killed_before_its_first_epoch_begins_anew(place: Place, whole: Path) -> None:
+    copy = place.folder / "begun"
+    copy.mkdir()
+    for name in ("manifest.json", "arch.yaml"):
+        shutil.copy(whole / name, copy)
+    resume_training(copy)
+    assert_same_training(whole, copy)
+
+
+def test_the_optimiser_of_the_papers_goes_on_to_the_bit_too(place: Place, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "extends: v2_m_shipped\nepochs: 4\nbatch_size: 16\nwarmup_epochs: 1\n"
+        "progressive: {phases: 2, size: [0.5, 1], mixup: [0, 0.2]}\ntest_size: 1.5\nclip_norm: 1\n"
+    )
+    whole = place.train("rmsprop", recipe=str(recipe))
+    assert whole.summary["test_resolution"] == 24
+    with pytest.raises(KeyboardInterrupt):
+        place.train("rmsprop-stopped", StopAt(3, within=True), recipe=str(recipe))
+    resume_training(place.folder / "rmsprop-stopped")
+    assert_same_training(whole.run.folder, place.folder / "rmsprop-stopped")
+
+
 def test_other_seeds_are_other_trainings(place: Place, whole: Path) -> None:
     other = place.train("seed", seed=1).run.folder
     assert not torch.equal(weights(whole)["classifier.weight"], weights(other)["classifier.weight"])
@@ -173,6 +196,15 @@ def test_out_of_memory_with_two_images_is_an_error(place: Place, monkeypatch: py
     monkeypatch.setattr(full_loop, "backward", full)
     with pytest.raises(DeviceError, match=r"out of memory in epoch 1, with 2 images of 8 pixels.*--resume"):
         place.train("hopeless")
+
+
+def test_a_network_that_does_not_fit_at_all_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(full_loop, "begin", full)
+    with pytest.raises(DeviceError, match=r"cpu: out of memory before the first step"):
+        place.train("huge")
 
 
 def test_a_loss_that_is_no_number_ends_the_training_with_its_remedy(place: Place) -> None:
