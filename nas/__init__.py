@@ -17,11 +17,23 @@ if TYPE_CHECKING:
     from nas.models import build as build
     from nas.report import load_run as load_run
     from nas.search import search as search
+    from nas.train.session import resume_training as resume_training
+    from nas.train.session import train_network as train_network
     from nas.weights import load_weights as load_weights
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "build", "load_arch", "load_run", "load_space", "load_weights", "search"]
+__all__ = [
+    "__version__",
+    "build",
+    "load_arch",
+    "load_run",
+    "load_space",
+    "load_weights",
+    "resume_training",
+    "search",
+    "train_network",
+]
 
 _HOMES = {
     "build": "nas.models",
@@ -29,6 +41,8 @@ _HOMES = {
     "load_run": "nas.report",
     "load_space": "nas.catalog",
     "load_weights": "nas.weights",
+    "resume_training": "nas.train.session",
+    "train_network": "nas.train.session",
 }
 
 

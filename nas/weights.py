@@ -43,6 +43,27 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     _load(network, read_weights(Path(path)), Path(path))
 
 
+def load_backbone(network: nn.Module, path: str | os.PathLike[str]) -> int | None:
+    """Load the weights of a file into a network for other classes: all but the classifier, where that has another size.
+
+    Returns:
+        The number of classes of the file, where its classifier was left out and the network's is as it was; else None.
+
+    Raises:
+        WeightsError: as `load_weights`; only the classifier may differ.
+    """
+    found, wanted = read_weights(Path(path)), network.state_dict()
+    last = list(wanted)[-1].rpartition(".")[0]
+    names = [name for name in wanted if name.rpartition(".")[0] == last]
+    other = [name for name in names if name in found and found[name].shape != wanted[name].shape]
+    # Another width of its input is another network: only the classes, its first dimension, may differ.
+    if not other or any(found[name].shape[1:] != wanted[name].shape[1:] for name in other):
+        load_weights(network, path)
+        return None
+    _load(network, {**found, **{name: wanted[name] for name in names}}, Path(path))
+    return len(found[other[0]])
+
+
 def _load(network: nn.Module, found: Mapping[str, Tensor], where: Path) -> None:
     wanted = network.state_dict()
     # Counters of training steps, which no output depends on, and which files converted from TensorFlow lack.
@@ -67,27 +88,6 @@ def _load(network: nn.Module, found: Mapping[str, Tensor], where: Path) -> None:
             "in (the same file, resolution apart, and the same number of classes)."
         )
     network.load_state_dict(found, strict=True)
-
-
-def load_backbone(network: nn.Module, path: str | os.PathLike[str]) -> int | None:
-    """Load the weights of a file into a network for other classes: all but the classifier, where that has another size.
-
-    Returns:
-        The number of classes of the file, where its classifier was left out and the network's is as it was; else None.
-
-    Raises:
-        WeightsError: as `load_weights`; only the classifier may differ.
-    """
-    found, wanted = read_weights(Path(path)), network.state_dict()
-    last = list(wanted)[-1].rpartition(".")[0]
-    names = [name for name in wanted if name.rpartition(".")[0] == last]
-    other = [name for name in names if name in found and found[name].shape != wanted[name].shape]
-    # Another width of its input is another network: only the classes, its first dimension, may differ.
-    if not other or any(found[name].shape[1:] != wanted[name].shape[1:] for name in other):
-        load_weights(network, path)
-        return None
-    _load(network, {**found, **{name: wanted[name] for name in names}}, Path(path))
-    return len(found[other[0]])
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from nas.engine import checkpoints
 from nas.errors import WeightsError
 from nas.models import Network, build
 from nas.spec import scaled
-from nas.weights import load_weights
+from nas.weights import load_backbone, load_weights
 
 
 def network(num_classes: int = 10, seed: int = 0) -> Network:
@@ -197,3 +197,28 @@ def test_a_file_without_weights_says_what_it_holds(tmp_path: Path) -> None:
         load_weights(network(), tmp_path / "list.pt")
     with pytest.raises(WeightsError, match=r"nowhere\.pt: no such file"):
         load_weights(network(), tmp_path / "nowhere.pt")
+
+
+def test_a_backbone_takes_all_but_a_classifier_for_other_classes(tmp_path: Path) -> None:
+    trained, path = network(num_classes=10, seed=1), tmp_path / "trained.safetensors"
+    save_file(trained.state_dict(), path)
+    fresh = network(num_classes=7)
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    assert load_backbone(fresh, path) == 10
+    for name, value in fresh.state_dict().items():
+        kept = before if name.startswith("classifier.") else trained.state_dict()
+        assert torch.equal(value, kept[name]), name
+    for weights in (load_weights, load_backbone):  # the same classes: all of it
+        whole = network(num_classes=10)
+        assert not weights(whole, path) and same(whole, trained)
+
+
+def test_a_backbone_of_another_network_is_refused_with_its_names(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    other = build(scaled(load_arch("efficientnetv2_b0", num_classes=10), width=0.5, depth=0.34), seed=0)
+    save_file(other.state_dict(), path)
+    fresh = network(num_classes=7)
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"of another shape: conv_stem\.weight"):
+        load_backbone(fresh, path)
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())

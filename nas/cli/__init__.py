@@ -162,6 +162,7 @@ def train(
     given = _given(context, settings)
     from nas.cli import _train
     from nas.cli._signals import Ended, signals
+    from nas.train.session import continued
 
     progress = _train.progress()
     try:
@@ -170,8 +171,9 @@ def train(
     except KeyboardInterrupt as end:
         what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
         folder = progress.folder or resume
-        kept = f". The epochs that ended are kept. Continue with: {_train.continued(folder)}" if folder else "."
-        click.echo(what + kept, err=True)
+        kept = f". The epochs that ended are kept. Continue with: {continued(folder)}" if folder else "."
+        if not isinstance(progress, _train.Silent):
+            click.echo(what + kept, err=True)
         sys.exit(code)
     progress.finished(result)
 
@@ -271,7 +273,7 @@ def report(run: Path | None) -> None:
 @click.option("--random-weights", is_flag=True, help="Export an ARCH without trained weights.")
 @click.option("--data", help="Where the images of the RUN lie now, or the images that the ARCH is meant for.")
 def export(source: str | None, **settings: Any) -> None:
-    """Hand over the winner of a RUN, or an ARCH with its weights, in formats that do not need nas.
+    """Hand over the network of a RUN (search or training), or an ARCH with its weights, in formats that do not need nas.
 
     Each is loaded again in a fresh process and compared with its source, image for image. The latest search unless named.
     """
@@ -283,6 +285,35 @@ def export(source: str | None, **settings: Any) -> None:
             _export.run(source, **settings)
     except Ended as end:
         click.echo(f"{end.name}. Nothing was written.", err=True)
+        sys.exit(end.exit_code)
+
+
+@cli.command(epilog="Example: nas predict results/RUN photos/test --out predictions.csv")
+@click.argument("source", metavar="RUN|EXPORT|ARCH")
+@click.argument("images", metavar="IMAGE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="CSV file; printed unless given.")
+@click.option("--top", default=1, show_default=True, type=click.IntRange(1), help="Classes to name for an image.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images in a batch; up to 250, by their size, unless given.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights of an ARCH: .safetensors, .pt or .pth.")
+@click.option(
+    "--data", help="The images of the training, where they have moved or the weights do not say what they were."
+)
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and list them.")
+def predict(source: str, images: tuple[Path, ...], **settings: Any) -> None:
+    """Name the class of images with a trained network: of a training's or search's RUN, an EXPORT, or an ARCH with weights.
+
+    Folders are searched with the folders in them, zip and tar archives too. Images are prepared as in the training. Where they
+    lie in folders named as classes, the accuracy is printed: that is how a test split is scored.
+    """
+    from nas.cli import _predict
+    from nas.cli._signals import Ended, signals
+
+    try:
+        with signals():
+            _predict.run(source, images, **settings)
+    except Ended as end:
+        click.echo(f"{end.name}." + (" Nothing was written." if settings["out"] else ""), err=True)
         sys.exit(end.exit_code)
 
 

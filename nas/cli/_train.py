@@ -216,7 +216,7 @@ def run(
 def _changes(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed training may change, and refuse settings that differ from its own."""
     own = runs.open_training(folder).manifest["config"]
-    may = {name: given.pop(name) for name in ("device", "data") if name in given}
+    may: dict[str, Any] = {name: given.pop(name) for name in ("device", "data") if name in given}
     differs = []
     for name, value in given.items():
         plain = str(value) if isinstance(value, Path) else value

@@ -21,9 +21,13 @@ AHEAD = 32
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one image: pixels with their hash, or what is wrong with it."""
+    """What became of one image: pixels with their hash, or what is wrong with it.
 
-    raw: RawImage
+    It has names of the image, not the image: that may hold its encoded bytes.
+    """
+
+    where: str
+    folder: str
     image: Decoded | Broken
     digest: bytes = b""
 
@@ -60,9 +64,10 @@ def _try_decode(image: RawImage, layout: Layout) -> Result:
     try:
         decoded = decode(image, layout)
     except TooLargeError as error:
-        return Result(image, Broken(image.where, reason(error), "Shrink"))
+        return Result(image.where, image.folder, Broken(image.where, reason(error), "Shrink"))
     except Exception as error:
         # Pillow's decoders raise many types on broken files: OSError, SyntaxError, struct.error and others.
         opened = not (isinstance(error, OSError) and error.errno is not None)
-        return Result(image, Broken(image.where, reason(error), opened=opened))
-    return Result(image, decoded, hashlib.blake2b(decoded.pixels.tobytes(), digest_size=DIGEST_BYTES).digest())
+        return Result(image.where, image.folder, Broken(image.where, reason(error), opened=opened))
+    digest = hashlib.blake2b(decoded.pixels.tobytes(), digest_size=DIGEST_BYTES).digest()
+    return Result(image.where, image.folder, decoded, digest)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from nas.data._types import Labels, Mask
+from nas.data._types import Labels, Mask, one_line
 from nas.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -45,8 +45,8 @@ class File:
 
     @property
     def folder(self) -> str:
-        """The name of the folder it lies in, "" at the root."""
-        return self.path.rpartition("/")[0].rpartition("/")[2]
+        """The name of the folder it lies in, as class names are printed; "" at the root."""
+        return one_line(self.path.rpartition("/")[0].rpartition("/")[2])
 
 
 @dataclass(frozen=True)

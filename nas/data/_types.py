@@ -81,7 +81,7 @@ class RawImage:
     Args:
         where: The file, or the file and row, as an error message names it.
         open: Opens the image with Pillow, in any thread. May raise anything; the caller names `where`.
-        folder: Name of the folder it lies in, for images whose class is not known otherwise.
+        folder: Name of the folder it lies in, made printable, for images whose class is not known otherwise.
     """
 
     where: str

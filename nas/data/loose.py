@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from nas.data._stream import Result as Result
-from nas.data._stream import decoding as decoding
+from nas.data._findings import Broken, broken_error
+from nas.data._stream import Result, decoding
 from nas.data._tree import SUFFIXES, File, Folder, is_image, is_litter, listed
-from nas.data._types import RawImage, path_of
+from nas.data._types import RawImage, one_line, path_of
 from nas.data.decode import read_image
 from nas.data.image_archive import images_of, is_archive, tree_of
 from nas.errors import DataError
+
+__all__ = ["Broken", "Loose", "RawImage", "Result", "broken_error", "decoding", "find", "one_line"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def find(paths: Sequence[str | os.PathLike[str]]) -> Loose:
 
 def _image(path: str) -> RawImage:
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
-    return RawImage(path, partial(read_image, Path(path)), folder)
+    return RawImage(path, partial(read_image, Path(path)), one_line(folder))
 
 
 def _below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[str]:

@@ -186,7 +186,7 @@ class _Tally:
             self.num_enlarged += image.enlarged
             if image.animated:
                 self.num_animated += 1
-                self.animated = self.animated or _findings.below(self.path, result.raw.where)
+                self.animated = self.animated or _findings.below(self.path, result.where)
         self.done += len(chunk)
         if not good:
             return None

@@ -6,6 +6,7 @@ One file per format; a file registers its exporter, and importing this package i
 from nas.export._base import EXPORTERS, CannotExpress, Exporter, Images, Subject
 from nas.export._check import Check
 from nas.export.handover import ALL, Exported, Watcher, export
+from nas.export.trained import Trained
 from nas.registry import import_folder
 
 import_folder(__name__)
@@ -19,6 +20,7 @@ __all__ = [
     "Exporter",
     "Images",
     "Subject",
+    "Trained",
     "Watcher",
     "export",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Images:
     Args:
         name, fingerprint: Of the data. classes: Names in the order of the outputs.
         mean, std: Of each channel, for pixels in 0..1.
+        stored_size: Height and width that an image is brought to first, in pixels; None where that is not known.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Images:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    stored_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Subject:
         network: On the CPU, float32, in evaluation mode.
         origin: Where it is from, as a phrase: `found by nas search, run NAME`. weights: Where its weights are from.
         images: None where nothing is known of them. searched: Whether it was found by a search.
+        score: Of these weights as plain data: val_accuracy, val_error, val_images, and the test_resolution of all that.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Subject:
     weights: str
     images: Images | None
     searched: bool = False
+    score: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -104,7 +108,10 @@ class CannotExpress(ExportError):
 def facts(subject: Subject) -> Mapping[str, Any]:
     """Return what travels with the weights as plain data."""
     spec, images = subject.spec.resolved(), subject.images
-    known = {} if images is None else {"classes": images.classes, "mean": images.mean, "std": images.std}
+    known: dict[str, Any] = dict(subject.score)
+    if images is not None:
+        known |= {"classes": images.classes, "mean": images.mean, "std": images.std}
+        known |= {} if images.stored_size is None else {"stored_size": images.stored_size}
     return {
         "origin": subject.origin,
         "weights": subject.weights,

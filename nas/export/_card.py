@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 
@@ -12,7 +12,9 @@ from nas.export._base import EXPORTERS
 from nas.export._check import Check
 from nas.export._layout import literal
 from nas.export._subject import Source
+from nas.export.trained import Trained
 from nas.spec import summary
+from nas.train.loop import proportion_error
 
 
 def card(
@@ -80,13 +82,17 @@ def _architecture(source: Source) -> list[str]:
 
 
 def _results(source: Source) -> list[str]:
-    if source.view is None:
+    if source.trained is None:
         return []
-    manifest, finalist = source.view.run.manifest, source.finalist
-    seed, training = next(iter(source.trainings.items()))
+    return _of_search(source.trained) if source.trained.view is not None else _of_training(source.trained)
+
+
+def _of_search(trained: Trained) -> list[str]:
+    assert trained.run is not None
+    manifest, finalist = trained.run.manifest, trained.finalist
+    seed, training = next(iter(trained.trainings.items()))
     data, recipe, device = manifest["data"], manifest["recipe"], manifest["device"]
     accuracy, n = float(training["val_accuracy"]), int(data["used_val_images"])
-    known = ", ".join(f"{key} {value}" for key, value in device.items() if key not in ("name", "type"))
     return [
         "## Data, training, results",
         "",
@@ -97,24 +103,58 @@ def _results(source: Source) -> list[str]:
         f"{recipe['batch_size']}. It is the search's short training: a longer one makes better weights of the same network.",
         f"- accuracy of this network: {finalist['accuracy']:.4f} ± {finalist['accuracy_error']:.4f}, the mean over "
         f"{len(finalist['accuracies'])} trainings with fresh seeds (its error is that of seeds and images together)",
-        f"- accuracy of these weights: {accuracy:.4f} ± {math.sqrt(accuracy * (1 - accuracy) / n):.4f}, of the first of those "
-        f"trainings (seed {seed}); not of the best, whose accuracy would flatter it",
+        f"- accuracy of these weights: {_share(accuracy, n)}, at {trained.resolution} x {trained.resolution} pixels, of the "
+        f"first of those trainings (seed {seed}); not of the best, whose accuracy would flatter it",
         "- these images chose the network among others, so both are a little optimistic; score it on images of your own",
         *[
             f"- training step {item['step_time_ms']:.2f} ms (MAD {item['step_time_mad_ms']:.2f}, n {item['step_time_n']}) at "
             f"batch {recipe['batch_size']}, measured beside the training with seed {number}; the baseline "
             f"{manifest['baseline']['name']} in the same minutes: {item['ref_step_time_ms']:.2f} ms"
-            for number, item in source.trainings.items()
+            for number, item in trained.trainings.items()
         ],
-        f"- device {device['name']} ({known})",
+        _device(device),
         "",
-        "The recipe in full:",
-        "",
-        "```yaml",
-        yaml.safe_dump(dict(recipe), sort_keys=False, default_flow_style=None).rstrip(),
-        "```",
-        "",
+        *_recipe(recipe),
     ]
+
+
+def _of_training(trained: Trained) -> list[str]:
+    assert trained.run is not None
+    manifest, result = trained.run.manifest, trained.result
+    data, recipe = manifest["data"], manifest["recipe"]
+    size, last = trained.resolution, manifest["resolution"]
+    lines = [
+        "## Data, training, results",
+        "",
+        f"- data {data['name']} (fingerprint `{data['fingerprint']}`): {data['train_images']} training and "
+        f"{data['val_images']} validation images, {data['classes']} classes",
+        *[f"- {note}" for note in data["notes"]],
+        f"- recipe {recipe['name']}, seed {manifest['seed']}; weights {trained.weights}",
+        f"- trained at up to {last} x {last} pixels, scored at {size} x {size}, which is the input of this export"
+        + ("" if size == last else f"; the network of the run says {last} (its hash is `{manifest['arch']['hash']}`)"),
+    ]
+    if "val_accuracy" in result:
+        lines += [
+            f"- accuracy of these weights: {_share(float(result['val_accuracy']), int(data['val_images']))}, on the validation "
+            "images. They chose the epoch, so it is a little optimistic; score the network on images of its own (`nas predict`)"
+        ]
+    if "seconds" in result:
+        lines += [f"- training took {float(result['seconds']):,.0f} s"]
+    return [*lines, _device(manifest["device"]), "", *_recipe(recipe)]
+
+
+def _share(accuracy: float, images: int) -> str:
+    return f"{accuracy:.4f} ± {proportion_error(round(accuracy * images), images):.4f}"
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    known = ", ".join(f"{key} {value}" for key, value in device.items() if key not in ("name", "type"))
+    return f"- device {device.get('name', device.get('type'))} ({known})"
+
+
+def _recipe(recipe: Mapping[str, Any]) -> list[str]:
+    text = yaml.safe_dump(dict(recipe), sort_keys=False, default_flow_style=None).rstrip()
+    return ["The recipe in full:", "", "```yaml", text, "```", ""]
 
 
 def _preprocessing(source: Source) -> list[str]:
@@ -130,12 +170,21 @@ def _preprocessing(source: Source) -> list[str]:
         return [*lines, "- normalisation and class names: not known here, for no images were named (`--data`)", ""]
     return [
         *lines,
-        f"- from an image: turn it as EXIF says, cut the centre square, resize it to {size} x {size} pixels (as PIL's "
-        "BILINEAR does, to whole grey levels), divide by 255, subtract the mean, divide by the standard deviation",
+        f"- from an image: turn it as EXIF says, cut the centre square, resize it {_sizes(subject.images.stored_size, size)}, "
+        "each time to whole grey levels, divide by 255, subtract the mean, divide by the standard deviation",
         f"- mean {literal(subject.images.mean)}, standard deviation {literal(subject.images.std)}",
         f"- output: {len(subject.images.classes)} scores in the order of `labels.txt`; softmax makes shares of them",
         "",
     ]
+
+
+def _sizes(stored: int | None, size: int) -> str:
+    """Return the resizing of an image in words: the stored form of the data, then the network's input."""
+    last = f"to {size} x {size} pixels (as PIL's BILINEAR does)"
+    if stored is None:
+        return last
+    first = f"to {stored} x {stored} pixels (as PIL's BICUBIC does, unless it has that size)"
+    return first if stored == size else f"{first}, then {last}"
 
 
 def _checked(checks: Sequence[Check], left_out: Mapping[str, str]) -> list[str]:

@@ -22,7 +22,8 @@ from nas.export._base import EXPORTERS, CannotExpress, facts
 from nas.export._card import card
 from nas.export._check import Check, check
 from nas.export._folder import MARK, check_target, written
-from nas.export._subject import Source, is_run, of_arch, of_run
+from nas.export._subject import Source, is_run, of_arch, of_run, of_train_run
+from nas.export.trained import kind_of
 
 ALL = "all"
 
@@ -72,11 +73,11 @@ def export(
     """Write a network with its weights into a folder, in formats that do not need `nas`, and check every one.
 
     Args:
-        source: A run folder, for its winner; or an architecture, by name or YAML file.
+        source: A run folder, for its winner or what it trained; or an architecture, by name or YAML file.
         formats: Names of `EXPORTERS`, or `all`.
         out: The folder; RUN/export or results/export-NAME unless given.
         overwrite: Replace an earlier export there.
-        trial: Of a run another finalist than the winner: number or hash.
+        trial: Of a search another finalist than the winner: number or hash.
         weights, random_weights: Of an architecture, which has none.
         data: Of a run where its images lie now; of an architecture the images it is meant for.
 
@@ -91,8 +92,14 @@ def export(
                 f"--weights, --random-weights: {source} is a run and has weights of its own. Leave them out."
             )
         target = out or Path(source) / ("export" if trial is None else f"export-{trial}")
+        kind = kind_of(Path(source))
+        if kind == "train" and trial is not None:
+            raise UsageError(f"--trial: belongs to a search; {source} is a training of one network. Leave it out.")
         check_target(target, overwrite)
-        found = of_run(Path(source), trial=trial, data=data, progress=watcher.packing)
+        if kind == "train":
+            found = of_train_run(Path(source), data=data, progress=watcher.packing)
+        else:
+            found = of_run(Path(source), trial=trial, data=data, progress=watcher.packing)
     else:
         if trial is not None:
             raise UsageError(f"--trial: belongs to a run; {source} is an architecture. Leave it out.")

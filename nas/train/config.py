@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nas.data import BUILTIN
 from nas.errors import UnknownNameError, UsageError, nearest
+from nas.train.full_recipes import FullRecipe, full_checked, load_full_recipe
 
 PATHS = ("weights", "out")
 
@@ -104,3 +105,35 @@ def from_settings(settings: dict[str, Any], where: str) -> TrainConfig:
 def from_document(data: dict[str, Any]) -> TrainConfig:
     """Return the settings that a manifest holds."""
     return from_settings(dict(data), "manifest.json: config")
+
+
+def recipe_of(config: TrainConfig) -> FullRecipe:
+    """Return the recipe of a training, with the settings in place of its own.
+
+    With other epochs the schedule keeps its shape: warm-up, frozen epochs and the steps of an exponential fall shrink or
+    grow with them.
+
+    Raises:
+        UnknownNameError, UsageError: no such recipe, or one that the settings do not go with.
+    """
+    recipe = load_full_recipe(config.recipe)
+    changes: dict[str, Any] = {}
+    if config.epochs is not None:
+        by = config.epochs / recipe.epochs
+        changes |= {
+            "epochs": config.epochs,
+            "warmup_epochs": recipe.warmup_epochs * by,
+            "decay_epochs": recipe.decay_epochs * by,
+            "freeze_epochs": round(recipe.freeze_epochs * by),
+        }
+    if config.batch_size is not None:
+        changes["batch_size"] = config.batch_size
+    if config.learning_rate is not None:
+        changes |= {"learning_rate": config.learning_rate, "learning_rate_batch": 0}
+    recipe = full_checked(replace(recipe, **changes), f"recipe {recipe.name}")
+    if recipe.needs_weights and config.weights is None:
+        raise UsageError(
+            f"recipe {recipe.name}: begins from trained weights; found none. Give them with --weights FILE, or take another "
+            "--recipe."
+        )
+    return recipe

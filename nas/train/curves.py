@@ -42,6 +42,7 @@ def write_curves(history: Sequence[EpochRow], path: Path, title: str) -> None:
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("epoch")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bottom.set_xlim(0.5, len(history) + 0.5)
     for axes in (top, middle, bottom):
         axes.grid(alpha=0.3)
         _mark_sizes(axes, history, named=axes is top)
@@ -58,7 +59,7 @@ def _mark_sizes(axes: Axes, history: Sequence[EpochRow], named: bool) -> None:
             if before is not None:
                 axes.axvline(row.epoch - 0.5, color="0.6", lw=0.8, ls=":")
             if named:
-                place = (row.epoch - 0.4, 0.97)
+                place = (row.epoch - 0.5 + 0.008 * len(history), 0.97)
                 axes.text(
                     *place,
                     f"{row.resolution} px",

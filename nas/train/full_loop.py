@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from nas.data.augment import erase, mix_and_cut
+from nas.devices import out_of_memory
+from nas.errors import DeviceError
 from nas.models import Network
 from nas.train.distributed import Group
 from nas.train.ema import Ema
@@ -94,7 +97,7 @@ def begin(
     if recipe.drop_path is not None:
         network.set_drop_path(recipe.drop_path)
     if group.size > 1 and device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     network = network.to(device=device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from the stubs
     return Training(
@@ -131,6 +134,7 @@ def train_epoch(
 
     Raises:
         Diverged: the loss is not finite.
+        DeviceError: the step cannot be compiled.
         torch.OutOfMemoryError: the device's memory is full; the state is then of no use.
     """
     began = time.perf_counter()
@@ -139,7 +143,7 @@ def train_epoch(
     parts = batch_parts(training)
     total = torch.zeros((), device=device)
     rate = 0.0
-    with _seeded(training.seed, epoch, group.rank, device) as (order, draws):
+    with _compiling(training), _seeded(training.seed, epoch, group.rank, device) as (order, draws):
         _prepare(training, phase, epoch)
         mine = group.part(recipe.batch_size)
         stream = (
@@ -244,16 +248,45 @@ def _prepare(training: Training, phase: Phase, epoch: int) -> None:
         if frozen and part is not last and part is not network.dropout:
             part.eval()  # a frozen backbone keeps its statistics too, and drops no path
     if recipe.freeze_norm:
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-    if training.module is network or epoch == recipe.freeze_epochs + 1:  # which parameters train has changed
-        module: nn.Module = network
-        if training.group.size > 1:
-            module = DistributedDataParallel(
-                network, device_ids=[training.device.index] if training.device.type == "cuda" else None
-            )
-        training.module = torch.compile(module, dynamic=False) if training.compiled else module  # type: ignore[assignment]
+        for norm in network.modules():
+            if isinstance(norm, _BatchNorm):
+                norm.eval()
+    if training.module is network or epoch == recipe.freeze_epochs + 1:  # what trains has changed
+        training.module = _wrapped(training)
+
+
+def _wrapped(training: Training) -> nn.Module:
+    """Return what a step runs: the network, with gradients averaged over the processes, compiled, or as it is."""
+    module: nn.Module = training.network
+    if training.group.size > 1:
+        places = [training.device.index] if training.device.type == "cuda" else None
+        module = DistributedDataParallel(module, device_ids=places)
+    if not training.compiled:
+        return module
+    return cast(nn.Module, torch.compile(module, dynamic=False))
+
+
+@contextmanager
+def _compiling(training: Training) -> Iterator[None]:
+    """Let a compiled step be compiled for each size and mode anew, and say so where that fails."""
+    if not training.compiled:
+        yield
+        return
+    from torch import _dynamo
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    try:
+        # All trainings of a process share the code of `forward`, and each size counts as another compilation of it.
+        with _dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000):
+            yield
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+        if out_of_memory(error):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise DeviceError(
+            f"--compile: torch.compile failed: {reason}. On CUDA it needs Triton and a C compiler, on a CPU a C++ compiler. "
+            "Install them, or train anew without it."
+        ) from error
 
 
 def _talking(training: Training, *, last: bool) -> AbstractContextManager[None]:

@@ -147,7 +147,8 @@ def _place(device: Mapping[str, Any]) -> str:
 def _images(run: Run) -> int:
     """Return the training images of an epoch."""
     data, recipe = run.manifest["data"], run.manifest["recipe"]
-    return max(1, round(data["train_images"] / recipe["batch_size"])) * int(recipe["batch_size"])
+    batch = int(recipe["batch_size"])
+    return max(1, round(int(data["train_images"]) / batch)) * batch
 
 
 def _csv(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

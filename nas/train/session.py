@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import gc
-import platform
 import shlex
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +15,23 @@ import torch
 import yaml
 from torch import Tensor
 
-import nas
 from nas import catalog, runs
 from nas.data import Dataset, is_found, located
 from nas.data import load as load_data
-from nas.devices import describe_device, lane_name, out_of_memory
+from nas.devices import lane_name, out_of_memory
 from nas.errors import DeviceError, RunError, UsageError
 from nas.lane import lane
 from nas.models import build
-from nas.objective import few_images
 from nas.runs import Run
-from nas.spec import ArchSpec, summary
+from nas.spec import ArchSpec
 from nas.train import config as configs
 from nas.train import distributed, full_loop
-from nas.train.config import TrainConfig
+from nas.train.config import TrainConfig, recipe_of
 from nas.train.distributed import Group
 from nas.train.full_checkpoint import LAST, WEIGHTS, load_last, save_last, save_weights
+from nas.train.full_facts import changed, manifest, remarks
 from nas.train.full_loop import Training
-from nas.train.full_recipes import FullRecipe, full_checked, full_from_document, full_phases, load_full_recipe
+from nas.train.full_recipes import FullRecipe, full_checked, full_from_document, full_phases
 from nas.train.full_report import finished, write_history
 from nas.train.loop import DeviceData, Diverged, proportion_error, to_device
 from nas.train.schedule import Phase
@@ -108,38 +104,6 @@ def continued(folder: Path) -> str:
     return f"nas train --resume {shlex.quote(str(folder))}"
 
 
-def recipe_of(config: TrainConfig) -> FullRecipe:
-    """Return the recipe of a training, with the settings in place of its own.
-
-    With other epochs the schedule keeps its shape: warm-up, frozen epochs and the steps of an exponential fall shrink or
-    grow with them.
-
-    Raises:
-        UnknownNameError, UsageError: no such recipe, or one that the settings do not go with.
-    """
-    recipe = load_full_recipe(config.recipe)
-    changes: dict[str, Any] = {}
-    if config.epochs is not None:
-        by = config.epochs / recipe.epochs
-        changes |= {
-            "epochs": config.epochs,
-            "warmup_epochs": recipe.warmup_epochs * by,
-            "decay_epochs": recipe.decay_epochs * by,
-            "freeze_epochs": round(recipe.freeze_epochs * by),
-        }
-    if config.batch_size is not None:
-        changes["batch_size"] = config.batch_size
-    if config.learning_rate is not None:
-        changes |= {"learning_rate": config.learning_rate, "learning_rate_batch": 0}
-    recipe = full_checked(replace(recipe, **changes), f"recipe {recipe.name}")
-    if recipe.needs_weights and config.weights is None:
-        raise UsageError(
-            f"recipe {recipe.name}: begins from trained weights; found none. Give them with --weights FILE, or take another "
-            "--recipe."
-        )
-    return recipe
-
-
 @dataclass(frozen=True)
 class _Task:
     """What is to be trained, by whom and where; `run` where it was begun before."""
@@ -192,7 +156,17 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
         resolution=resolution,
         resolution_mult=1.0,
     )
-    facts = _manifest(task, spec, images, plan[-1].resolution, test_resolution)
+    facts = manifest(
+        spec,
+        config,
+        recipe,
+        images,
+        device=device,
+        processes=group.size,
+        named=task.named,
+        resolution=plan[-1].resolution,
+        test_resolution=test_resolution,
+    )
     run = _opened(task, folder, spec, facts)
     watcher.opened(run)
     with lane(lane_name(device), alone=False, waiting=watcher.waiting) as held:
@@ -207,8 +181,8 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
                 held.give_way()
             watcher.stepped(epoch, phase.resolution, done, steps)
 
-        remarks = (*_remarks(recipe, images), *state.notes, *_changed(run, facts))
-        watcher.started(run, state.history, remarks)
+        said = (*remarks(recipe, images), *state.notes, *changed(run, facts))
+        watcher.started(run, state.history, said)
         ends = [sum(int(phase.epochs) for phase in plan[: index + 1]) for index in range(len(plan))]
         for epoch in range(len(state.history) + 1, recipe.epochs + 1):
             phase = next(phase for phase, end in zip(plan, ends, strict=True) if epoch <= end)
@@ -261,11 +235,12 @@ def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Trai
     state = _State(
         tuple(EpochRow(**row) for row in stored["history"]), stored["best"], tuple(map(str, stored["notes"]))
     )
-    if task.group.leads and state.history:
-        # A run killed between the file it continues from and what is written after it lacks the latter.
-        if state.best is not None and state.best["epoch"] == len(state.history):
-            with full_loop.averaged(training) as best:
+    # A run killed between the file it continues from and what is written after it lacks the latter.
+    if state.best is not None and state.best["epoch"] == len(state.history):
+        with full_loop.averaged(training) as best:  # in all processes: they agree on the weights
+            if task.group.leads:
                 _save_best(run, best.state_dict(), state)
+    if task.group.leads and state.history:
         write_history(run, state.history)
     return training, state
 
@@ -388,60 +363,3 @@ def _opened(task: _Task, folder: Path, spec: ArchSpec, facts: Mapping[str, Any])
     if not task.group.leads:
         return task.run
     return runs.update(task.run, {"config": facts["config"]})  # the device or the place of the images may be others
-
-
-def _manifest(task: _Task, spec: ArchSpec, data: Dataset, resolution: int, test_resolution: int) -> dict[str, Any]:
-    """Return what the manifest says of a training before its first step."""
-    device = describe_device(task.device)
-    return {
-        "arch": {"name": spec.name, "hash": spec.arch_hash, "summary": summary(spec), **task.named},
-        "config": task.config.document(),
-        "recipe": task.recipe.document(),
-        "seed": task.config.seed,
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "classes": data.num_classes,
-            "channels": data.in_channels,
-            "class_names": list(data.class_names),
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "stored_size": data.size,
-            "train_images": len(data.train),
-            "val_images": len(data.val),
-            "notes": list(data.notes),
-        },
-        "resolution": resolution,
-        "test_resolution": test_resolution,
-        "device": device | {"processes": task.group.size},
-        "torch": torch.__version__,
-        "versions": {
-            "phinas": nas.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy")},
-        },
-        "command": " ".join(Path(item).name if index == 0 else item for index, item in enumerate(sys.argv)),
-    }
-
-
-def _remarks(recipe: FullRecipe, data: Dataset) -> list[str]:
-    """Say what about the images a reader of the accuracy should know."""
-    said = [*data.notes, *few_images(len(data.val), len(data.val))]
-    if recipe.batch_size > len(data.train):
-        said.append(
-            f"A batch of {recipe.batch_size} is more than the {len(data.train)} training images: each step sees some of them "
-            "several times. Give a smaller --batch-size."
-        )
-    return said
-
-
-def _changed(run: Run, now: Mapping[str, Any]) -> list[str]:
-    """Say where a training continues under other conditions than it began with."""
-    before = run.manifest
-    differs = [key for key in ("device", "torch") if before[key] != now[key]]
-    if not differs:
-        return []
-    return [
-        f"This training began on {before['device']['name']} with torch {before['torch']}, and goes on under other conditions "
-        f"({', '.join(differs)}): it stays sound, but is not the same to the last bit as without the break."
-    ]

@@ -69,6 +69,16 @@ def test_the_shown_defaults_are_those_of_the_settings() -> None:
     assert isinstance(budget, click.Option) and f"({settings.budget} unless given)" in (budget.help or "")
 
 
+def test_the_shown_defaults_of_train_are_those_of_its_settings() -> None:
+    from nas.train.config import TrainConfig
+
+    settings = TrainConfig()
+    for parameter in cli.commands["train"].params:
+        plain = isinstance(parameter.default, str | int | float) and not isinstance(parameter.default, bool)
+        if plain and parameter.name is not None:
+            assert parameter.default == getattr(settings, parameter.name), parameter.name
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -82,6 +92,8 @@ def test_the_shown_defaults_are_those_of_the_settings() -> None:
         ["doctor", "--help"],
         ["export", "--help"],
         ["latency", "--help"],
+        ["train", "--help"],
+        ["train", "--epochs", "0"],
         ["latency"],
         ["latency", "efficientnet_b0", "--backend", "onnx"],
         ["doctor", "--batch-size", "1"],

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from data_samples import picture, write_classes
 
-from nas.data import _store, load, pack
+from nas.data import _store, _stream, load
 from nas.errors import DataError
 
 
@@ -30,7 +30,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(pack, "decode", refuse)
+    monkeypatch.setattr(_stream, "decode", refuse)
 
 
 def test_the_second_load_decodes_nothing(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

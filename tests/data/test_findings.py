@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_samples import picture, write_classes, write_parquet
 
-from nas.data import Dataset, load, pack
+from nas.data import Dataset, _stream, load
 from nas.errors import DataError
 
 
@@ -17,7 +17,7 @@ def both(root: Path, monkeypatch: pytest.MonkeyPatch, **options: bool) -> Datase
     """Load twice, the second time from the cache, and see that nothing differs."""
     first = load(str(root), resolution=32, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(pack, "decode", None)
+        patch.setattr(_stream, "decode", None)
         second = load(str(root), resolution=32, **options)
     assert (first.fingerprint, first.notes) == (second.fingerprint, second.notes)
     assert np.array_equal(first.train.images, second.train.images)

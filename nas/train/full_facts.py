@@ -1,0 +1,98 @@
+"""What a training writes down before it begins, and what a reader of its accuracy should know."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nas
+from nas.data import Dataset
+from nas.devices import describe_device
+from nas.objective import FEW_VAL_IMAGES
+from nas.runs import Run
+from nas.spec import ArchSpec, summary
+from nas.train.config import TrainConfig
+from nas.train.full_recipes import FullRecipe
+
+
+def manifest(
+    spec: ArchSpec,
+    config: TrainConfig,
+    recipe: FullRecipe,
+    data: Dataset,
+    *,
+    device: torch.device,
+    processes: int,
+    named: Mapping[str, Any],
+    resolution: int,
+    test_resolution: int,
+) -> dict[str, Any]:
+    """Return what the manifest says of a training before its first step.
+
+    Args:
+        spec: The network as it is trained. named: What the user named (`source`, `phi`).
+        resolution: Of the last phase, and `test_resolution` of the images that are scored (pixels).
+    """
+    return {
+        "arch": {"name": spec.name, "hash": spec.arch_hash, "summary": summary(spec), **named},
+        "config": config.document(),
+        "recipe": recipe.document(),
+        "seed": config.seed,
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "classes": data.num_classes,
+            "channels": data.in_channels,
+            "class_names": list(data.class_names),
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "stored_size": data.size,
+            "train_images": len(data.train),
+            "val_images": len(data.val),
+            "notes": list(data.notes),
+        },
+        "resolution": resolution,
+        "test_resolution": test_resolution,
+        "device": describe_device(device) | {"processes": processes},
+        "torch": torch.__version__,
+        "versions": {
+            "phinas": nas.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy")},
+        },
+        "command": " ".join(Path(item).name if index == 0 else item for index, item in enumerate(sys.argv)),
+    }
+
+
+def remarks(recipe: FullRecipe, data: Dataset) -> list[str]:
+    """Say what about the images a reader of the accuracy should know."""
+    said, images = list(data.notes), len(data.val)
+    if images < FEW_VAL_IMAGES:
+        said.append(
+            f"The accuracy is counted on {images} validation image{'s' * (images > 1)}: one near 0.8 is known to "
+            f"± {(0.8 * 0.2 / images) ** 0.5:.3f} only (standard error)."
+        )
+    if recipe.batch_size > len(data.train):
+        said.append(
+            f"A batch of {recipe.batch_size} is more than the {len(data.train)} training images: each step sees some of them "
+            "several times. Give a smaller --batch-size."
+        )
+    return said
+
+
+def changed(run: Run, now: Mapping[str, Any]) -> list[str]:
+    """Say where a training continues under other conditions than it began with."""
+    before = run.manifest
+    differs = [key for key in ("device", "torch") if before[key] != now[key]]
+    if not differs:
+        return []
+    return [
+        f"This training began on {before['device']['name']} with torch {before['torch']}, and goes on under other conditions "
+        f"({', '.join(differs)}): it stays sound, but is not the same to the last bit as without the break."
+    ]

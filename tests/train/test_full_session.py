@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from full_training import RECIPE, Notes, Place, StopAt, assert_same, assert_same_training, last, weights
+from PIL import Image
+from safetensors import safe_open
+
+from nas import catalog, lane
+from nas.data import load as load_data
+from nas.errors import DataError, DeviceError, RunError, UsageError, WeightsError
+from nas.models import build
+from nas.runs import open_training
+from nas.train import full_loop
+from nas.train.config import TrainConfig, recipe_of
+from nas.train.loop import evaluate, to_device
+from nas.train.session import resume_training, train_network
+from nas.train.watch import EpochRow
+from nas.weights import load_weights
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place) -> Path:
+    """A training that nothing stopped."""
+    return place.train("whole").run.folder
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_a_training_leaves_all_that_belongs_to_it(whole: Path) -> None:
+    assert {path.name for path in whole.iterdir()} == {
+        ".lock", "manifest.json", "arch.yaml", "weights.safetensors", "last.pt", "history.csv", "result.json",
+        "classes.csv", "curves.png", "report.md",
+    }  # fmt: skip
+    facts = open_training(whole).manifest
+    assert facts["kind"] == "train" and facts["data"]["class_names"] == ["blue", "green", "red"]
+    assert facts["resolution"] == 16 and facts["test_resolution"] == 16
+    rows = table(whole / "history.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [(row["phase"], row["resolution"]) for row in rows] == [("1", "8"), ("1", "8"), ("2", "16"), ("2", "16")]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    result = json.loads((whole / "result.json").read_text())
+    assert result["epochs"] == 4 and result["micro_batch"] == 16 and result["notes"] == []
+    best = rows[result["best_epoch"] - 1]
+    assert result["val_accuracy"] == float(best["val_accuracy"]) == max(float(row["val_accuracy"]) for row in rows)
+    page = (whole / "report.md").read_text()
+    assert f"{result['val_accuracy']:.4f} ± {result['val_error']:.4f}" in page and "| red |" in page
+
+
+def test_the_kept_weights_have_the_reported_accuracy_in_the_network_of_the_run(place: Place, whole: Path) -> None:
+    spec = catalog.load_arch(whole)
+    network = build(spec, seed=7)
+    load_weights(network, whole / "weights.safetensors")
+    data = load_data(str(place.data), resolution=16)
+    result = json.loads((whole / "result.json").read_text())
+    assert evaluate(network, to_device(data, None, CPU), 16) == (result["val_accuracy"], result["val_error"])
+    with safe_open(whole / "weights.safetensors", "pt") as file:
+        assert file.metadata() == {
+            "arch_hash": spec.arch_hash,
+            "epoch": str(result["best_epoch"]),
+            "val_accuracy": str(result["val_accuracy"]),
+        }
+    classes = table(whole / "classes.csv")
+    assert (
+        sum(int(row["right"]) for row in classes) / sum(int(row["images"]) for row in classes) == result["val_accuracy"]
+    )
+    assert [int(row["images"]) for row in classes] == np.bincount(data.val.labels).tolist()
+
+
+@pytest.mark.parametrize(("epoch", "within"), [(2, False), (3, True), (1, True)])
+def test_a_stopped_training_continues_to_the_bit(place: Place, whole: Path, epoch: int, within: bool) -> None:
+    out = f"stopped-{epoch}-{within}"
+    with pytest.raises(KeyboardInterrupt):
+        place.train(out, StopAt(epoch, within=within))
+    assert not (place.folder / out / "result.json").exists()
+    torch.rand(5)  # whatever else draws random numbers in the process
+    resume_training(place.folder / out)
+    assert_same_training(whole, place.folder / out)
+
+
+def test_what_a_kill_between_two_files_left_out_is_written_again(place: Place, whole: Path) -> None:
+    copy = Path(shutil.copytree(whole, place.folder / "copy"))
+    for name in ("history.csv", "weights.safetensors", "result.json"):
+        (copy / name).unlink()
+    before = json.loads((whole / "result.json").read_text())
+    resume_training(copy)
+    assert json.loads((copy / "result.json").read_text()) == before
+    if before["best_epoch"] == 4:
+        assert_same_training(whole, copy)
+
+
+def test_a_training_killed_before_its_first_epoch_begins_anew(place: Place, whole: Path) -> None:
+    copy = place.folder / "begun"
+    copy.mkdir()
+    for name in ("manifest.json", "arch.yaml"):
+        shutil.copy(whole / name, copy)
+    resume_training(copy)
+    assert_same_training(whole, copy)
+
+
+def test_the_optimiser_of_the_papers_goes_on_to_the_bit_too(place: Place, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "extends: v2_m_shipped\nepochs: 4\nbatch_size: 16\nwarmup_epochs: 1\n"
+        "progressive: {phases: 2, size: [0.5, 1], mixup: [0, 0.2]}\ntest_size: 1.5\nclip_norm: 1\n"
+    )
+    whole = place.train("rmsprop", recipe=str(recipe))
+    assert whole.summary["test_resolution"] == 24
+    with pytest.raises(KeyboardInterrupt):
+        place.train("rmsprop-stopped", StopAt(3, within=True), recipe=str(recipe))
+    resume_training(place.folder / "rmsprop-stopped")
+    assert_same_training(whole.run.folder, place.folder / "rmsprop-stopped")
+
+
+def test_other_seeds_are_other_trainings(place: Place, whole: Path) -> None:
+    other = place.train("seed", seed=1).run.folder
+    assert not torch.equal(weights(whole)["classifier.weight"], weights(other)["classifier.weight"])
+
+
+def test_a_full_disk_is_told_and_the_epoch_before_stays(
+    place: Place, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, epochs = os.fsync, []
+
+    class Full(Notes):
+        def stepped(self, epoch: int, resolution: int, done: int, steps: int) -> None:
+            epochs.append(epoch)
+
+    def full(handle: int) -> None:
+        if epochs and epochs[-1] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"last\.pt: cannot be written \(No space left.*continue with --resume"):
+        place.train("full", Full())
+    monkeypatch.setattr(os, "fsync", sync)
+    stopped = place.folder / "full"
+    assert len(json.loads(last(stopped)["facts"])["history"]) == 2 and not list(stopped.glob("*.tmp"))
+    resume_training(stopped)
+    assert_same_training(whole, stopped)
+
+
+def test_out_of_memory_splits_the_batch_and_begins_the_epoch_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls, begins = full_loop.backward, [], []
+
+    def greedy(training: full_loop.Training, *rest: Any, **share: Any) -> torch.Tensor:
+        calls.append(training.micro_batch)
+        if len(calls) == 4 * 2 + 3:  # in the third step of the third epoch; an epoch has four
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(training, *rest, **share)
+
+    def begin(training: full_loop.Training, *rest: Any, **named: Any) -> full_loop.EpochTraining:
+        begins.append({name: value.clone() for name, value in training.network.state_dict().items()})
+        return first(training, *rest, **named)
+
+    first = full_loop.train_epoch
+    monkeypatch.setattr(full_loop, "backward", greedy)
+    monkeypatch.setattr(full_loop, "train_epoch", begin)
+    seen = Notes()
+    result = place.train("oom", seen)
+    said = [line for line in seen.said if line.startswith("Out of memory in epoch 3 at 16 pixels")]
+    assert len(said) == 1 and "parts of 8 images" in said[0] and "batch norm" in said[0]
+    assert [row.micro_batch for row in result.history] == [16, 16, 8, 8]
+    assert result.summary["notes"] == said
+    assert open_training(result.run.folder).manifest["micro_batch"] == 8
+    assert len(begins) == 5
+    assert_same(begins[2], begins[3])  # the third epoch, twice from the same weights
+    assert said[0] in (result.run.folder / "report.md").read_text()
+
+
+def test_out_of_memory_with_two_images_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(full_loop, "backward", full)
+    with pytest.raises(DeviceError, match=r"out of memory in epoch 1, with 2 images of 8 pixels.*--resume"):
+        place.train("hopeless")
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_its_remedy(place: Place) -> None:
+    with pytest.raises(RunError, match=r"loss is not finite.*--learning-rate"):
+        place.train("diverged", learning_rate=1e5, recipe="short", epochs=4, batch_size=8)
+
+
+def test_other_images_and_other_runs_are_not_continued(place: Place, whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    images = Path(shutil.copytree(place.data, tmp_path / "images"))
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(images / "red" / "000.png")
+    with pytest.raises(RunError, match=r"data\.fingerprint"):
+        resume_training(copy, data=str(images))
+    facts = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**facts, "kind": "search"}))
+    with pytest.raises(UsageError, match="is a search run, not a training"):
+        resume_training(copy)
+    (copy / "manifest.json").write_text(json.dumps(facts))
+    (copy / "last.pt").write_bytes(b"half")
+    with pytest.raises(RunError, match=r"last\.pt: cannot be read"):
+        resume_training(copy)
+
+
+def test_moved_images_are_asked_for_and_found(place: Place, whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    moved = Path(shutil.copytree(place.data, tmp_path / "moved"))
+    facts = json.loads((copy / "manifest.json").read_text())
+    facts["config"]["data"] = str(tmp_path / "gone")
+    (copy / "manifest.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match=r"its images are not at .*--data PATH"):
+        resume_training(copy)
+    resume_training(copy, data=str(moved))
+    assert open_training(copy).manifest["config"]["data"] == str(moved)
+
+
+TRANSFER = RECIPE.replace("extends: short", "extends: transfer\nfreeze_epochs: 2\nwarmup_epochs: 0")
+
+
+def test_a_transfer_begins_with_the_backbone_and_a_fresh_classifier(place: Place, whole: Path, tmp_path: Path) -> None:
+    """Four classes in place of three."""
+    images = Path(shutil.copytree(place.data, tmp_path / "images"))
+    shutil.copytree(images / "red", images / "white")
+    (tmp_path / "transfer.yaml").write_text(TRANSFER.replace("erasing: 0.2", "freeze_norm: true\nerasing: 0.2"))
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Look(Notes):
+        def epoch(self, row: EpochRow, best: bool) -> None:
+            seen.append(last(tmp_path / "run")["network"])
+
+    settings: dict[str, Any] = {"recipe": str(tmp_path / "transfer.yaml"), "data": str(images), "out": tmp_path / "run"}
+    given = whole / "weights.safetensors"
+    result = train_network(place.spec, **settings, weights=given, device="cpu", watcher=Look())
+    assert "its classifier has 3 classes, these images have 4" in result.summary["notes"][0]
+    before = weights(whole)
+    for name, value in before.items():
+        if not name.startswith("classifier"):
+            assert torch.equal(value, seen[1][name]), name  # frozen for two epochs, statistics included
+        assert name.endswith(("running_mean", "running_var", "num_batches_tracked")) == torch.equal(
+            seen[1][name], seen[3][name]
+        ), name  # then all of it learns; the statistics stay
+    assert not torch.equal(seen[0]["classifier.weight"], seen[1]["classifier.weight"])
+
+
+def test_weights_are_asked_for_and_must_fit(place: Place, whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"recipe transfer: begins from trained weights.*--weights"):
+        place.train("none", recipe="transfer")
+    images = Path(shutil.copytree(place.data, tmp_path / "images"))
+    shutil.copytree(images / "red", images / "white")
+    with pytest.raises(
+        WeightsError, match=r"classifier\.weight"
+    ):  # a recipe that is no transfer takes no other classes
+        place.train("strict", data=str(images), weights=whole / "weights.safetensors")
+    again = place.train("again", weights=whole / "weights.safetensors", epochs=2)
+    assert again.history[0].train_loss < place.train("cold", epochs=2).history[0].train_loss
+
+
+def test_fewer_epochs_keep_the_shape_of_the_schedule() -> None:
+    recipe = recipe_of(TrainConfig(recipe="v2_s_paper", epochs=35, batch_size=512))
+    assert recipe.warmup_epochs == pytest.approx(0.5) and recipe.decay_epochs == pytest.approx(0.24)
+    assert recipe.rate() == pytest.approx(0.256 * 512 / 4096)
+    assert recipe.rate_at(34.999) / recipe.rate() == pytest.approx(0.97 ** (345 // 2.4))
+    assert recipe_of(TrainConfig(recipe="v2_s_paper", learning_rate=0.1, batch_size=512)).rate() == 0.1
+    with pytest.raises(UsageError, match="epochs: found 2"):
+        recipe_of(TrainConfig(epochs=2))  # it has four phases
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 0}, "--epochs: found 0; allowed: 1 or more"),
+        ({"batch_size": 2.5}, "--batch-size: found 2.5; allowed: a whole number"),
+        ({"learning_rate": -1}, "--learning-rate: found -1"),
+        ({"epoch": 3}, "epoch: unknown setting.*Did you mean epochs"),
+        ({"data": 3}, "--data: found 3"),
+    ],
+)
+def test_settings_are_checked(place: Place, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        train_network(place.spec, **settings)
+
+
+def test_broken_images_are_left_out_when_asked(place: Place, tmp_path: Path) -> None:
+    images = Path(shutil.copytree(place.data, tmp_path / "images"))
+    (images / "red" / "zzz.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"zzz\.png"):
+        place.train("broken", data=str(images))
+    assert not (place.folder / "broken").exists()  # nothing had begun
+    result = place.train("skipped", data=str(images), skip_broken=True, epochs=2)
+    assert any("left out" in note or "skipped" in note.lower() for note in result.run.manifest["data"]["notes"])
+
+
+def test_a_training_steps_aside_for_a_timing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(lane.Lane, "wanted", lambda self: len(asked) < 2)
+    monkeypatch.setattr(lane.Lane, "give_way", lambda self: asked.append("gave way"))
+    place.train("aside", epochs=2)
+    assert len(asked) == 2
