@@ -265,7 +265,7 @@ class _Scaling:
         by_level = {point.level: point for point in found.points}
         published = published_point(found)
         first = [level for level, point in by_level.items() if self.measured.trained(point.spec)]
-        first += [published.level] if published is not None else []
+        first += [published.level] if published is not None and published.kind == "compound" else []
 
         def chosen(ratios: Mapping[Level, float]) -> Choice:
             return choose(

@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 
 from nas.errors import RunError, UsageError
-from nas.runs import open_search
+from nas.runs import open_run, open_search
 from nas.search.record import TrialRecord
 from nas.search.study import records, search_study, storage_url
 
