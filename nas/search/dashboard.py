@@ -17,7 +17,7 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -
     """Serve the dashboard of a run until it is interrupted.
 
     Raises:
-        RunError: no run there, or the port is taken. UsageError: optuna-dashboard is not installed.
+        RunError: no run there, or the port is taken. UsageError: a training, or optuna-dashboard is not installed.
     """
     run = open_run(folder)
     if run.manifest.get("kind") == "scale":  # its study lies with that of its search, where there is one
@@ -26,7 +26,7 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -
     if run.manifest.get("kind") == "scale":
         study = optuna.load_study(study_name=None, storage=storage_url(folder))
     else:
-        study = save_plot(folder)
+        study = save_plot(open_search(folder).folder)
     from optuna_dashboard import run_server
 
     say(f"dashboard of {folder} ({study.study_name}): http://{host}:{port}  (Ctrl-C ends it)")
@@ -40,9 +40,9 @@ def save_plot(folder: Path) -> optuna.Study:
     """Save the plot of accuracy against step time into the study of a run, and return the study.
 
     Raises:
-        RunError: no run there. UsageError: not a search, or optuna-dashboard is not installed.
+        RunError: no run there. UsageError: optuna-dashboard is not installed.
     """
-    run = open_search(folder)
+    run = open_run(folder)
     try:
         import plotly.graph_objects as go
         from optuna_dashboard import save_plotly_graph_object

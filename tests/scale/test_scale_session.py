@@ -24,6 +24,7 @@ from nas.search import SearchResult
 
 FEW: dict[str, Any] = {
     "budget": 5,
+    "target": 4.0,
     "within": 0.5,
     "devices": "cpu",
     "depth_rounding": "round",
