@@ -10,6 +10,8 @@ from typing import Any, Literal
 import click
 
 from nas import __version__
+from nas.cli._given import given_by
+from nas.cli._larger import scale, train
 from nas.errors import NasError
 
 EPILOG = "Documentation: docs/ of the repository. Start with: nas search --space v2_tiny --budget 12"
@@ -66,7 +68,7 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
 
     The reward is accuracy x (step time / baseline)^w x (params / baseline)^v, with the step time measured here.
     """
-    given = _given(context, settings)
+    given = given_by(context, settings)
     if resume is None and skip_bugs:
         raise click.UsageError("--skip-bugs: belongs to --resume RUN.")
     from nas.cli._progress import SearchProgress
@@ -91,15 +93,6 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
     progress.finished(result)
 
 
-def _given(context: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the user gave."""
-    return {
-        name: value
-        for name, value in settings.items()
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT and value is not None
-    }
-
-
 def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed run may change, and refuse settings that differ from its own."""
     from nas.runs import open_search
@@ -122,60 +115,6 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     return "none" if value in (None, []) else " ".join(value) if isinstance(value, list) else str(value)
-
-
-@cli.command(epilog="Example: nas train results/RUN --data photos/ --recipe standard")
-@click.argument("source", metavar="[RUN|ARCH]", required=False)
-@click.option("--phi", type=float, help="The network that nas scale made of the RUN for this phi.")
-@click.option(
-    "--data",
-    default="fashion-mnist-subset",
-    show_default=True,
-    help="Images: a folder or archive by class, .parquet, .npz, IDX, module:callable, ... (docs/data.md).",
-)
-@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and count them.")
-@click.option(
-    "--recipe",
-    default="standard",
-    show_default=True,
-    help="standard, short (a CPU), transfer (from --weights), efficientnet, timm, v2_s_paper, ... or a YAML file.",
-)
-@click.option("--epochs", type=click.IntRange(1), help="In place of the recipe's; its schedule keeps its shape.")
-@click.option("--batch-size", type=click.IntRange(2), help="In place of the recipe's; of all devices together.")
-@click.option("--learning-rate", type=float, help="Peak, in place of the recipe's; not scaled with the batch.")
-@click.option("--resolution", type=click.IntRange(8), help="Pixels of the last phase; the network's own unless given.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Begin with these: .safetensors, .pt or .pth.")
-@click.option("--compile", is_flag=True, help="Compile the step with torch.compile (minutes first, faster then).")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1; several with torchrun.")
-@click.option("--seed", default=0, show_default=True, help="Of weights, order, augmentation and dropout.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")
-@click.option("--resume", type=click.Path(path_type=Path), help="Continue this training, with its own settings.")
-@click.pass_context
-def train(
-    context: click.Context, /, source: str | None, phi: float | None, resume: Path | None, **settings: Any
-) -> None:
-    """Train a network to be used: the winner of a RUN, one scaled from it (--phi), or an ARCH (a name or a YAML file).
-
-    The latest search unless named. Images, regularisation and size grow over the phases of the recipe; every epoch is scored
-    on the validation images, and the best weights are kept. Several GPUs: torchrun --nproc-per-node 2 -m nas train ...
-    """
-    given = _given(context, settings)
-    from nas.cli import _train
-    from nas.cli._signals import Ended, signals
-    from nas.train.session import continued
-
-    progress = _train.progress()
-    try:
-        with signals(), progress:
-            result = _train.run(source, phi, resume, given, progress)
-    except KeyboardInterrupt as end:
-        what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
-        folder = progress.folder or resume
-        kept = f". The epochs that ended are kept. Continue with: {continued(folder)}" if folder else "."
-        if not isinstance(progress, _train.Silent):
-            click.echo(what + kept, err=True)
-        sys.exit(code)
-    progress.finished(result)
 
 
 @cli.command()
@@ -249,91 +188,6 @@ def latency(networks: tuple[str, ...], **settings: Any) -> None:
     from nas.cli import _latency
 
     _latency.show(networks, **settings)
-
-
-class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
-    """Numbers with commas between them."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """Return a tuple of numbers."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(item) for item in str(value).split(","))
-        except ValueError:
-            self.fail(f"found {value}; numbers with commas between them are allowed, such as 1,2,3.", param, context)
-
-
-@cli.command(epilog="Example: nas scale --from results/RUN --phi 1,2,3 --budget-metric step_time")
-@click.option(
-    "--from", "source", metavar="RUN|ARCH", help="What is scaled: a search's winner, a shipped name, a YAML file."
-)
-@click.option("--phi", type=_Numbers(), default="1", show_default=True, help="Sizes to build, such as 1,2,3 or 0.5.")
-@click.option("--data", help="Images; the run's own, or the built-in ones for an ARCH.")
-@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and count them.")
-@click.option("--recipe", help="How candidates are trained; the run's own, or standard for an ARCH.")
-@click.option("--devices", "--device", "devices", default="auto", show_default=True, help="As of nas search.")
-@click.option("--budget", default=12, show_default=True, help="Networks of the grid to train.")
-@click.option(
-    "--budget-metric",
-    default="macs",
-    show_default=True,
-    type=click.Choice(["macs", "step_time", "params"]),
-    help="What is doubled; step_time is measured here.",
-)
-@click.option("--target", default=2.0, show_default=True, help="The multiple of that cost at phi = 1.")
-@click.option("--tolerance", default=0.1, show_default=True, help="Of alpha*beta^2*gamma^2 from the target, in theory.")
-@click.option(
-    "--within", default=0.15, show_default=True, help="Share by which the cost of a built candidate may differ."
-)
-@click.option("--grid-step", default=0.05, show_default=True, help="Of alpha, beta and gamma.")
-@click.option("--seeds", default=2, show_default=True, help="Trainings of those that cannot be told from the best.")
-@click.option("--seed", default=0, show_default=True, help="The first of them.")
-@click.option(
-    "--coefficients", type=_Numbers(), metavar="A,B,G", help="Build with these, such as 1.2,1.1,1.15; no training."
-)
-@click.option(
-    "--policy",
-    default="v1",
-    show_default=True,
-    type=click.Choice(["v1", "v2"]),
-    help="v2: later stages get more layers.",
-)
-@click.option(
-    "--depth-rounding", default="ceil", show_default=True, type=click.Choice(["ceil", "round"]), help="Of layers."
-)
-@click.option("--resolution-multiple", default=8, show_default=True, help="Scaled resolutions are multiples of this.")
-@click.option("--max-resolution", type=int, help="Largest resolution; 480 with v2, none with v1 unless given.")
-@click.option("--keep-stem", is_flag=True, help="Do not widen the stem.")
-@click.option("--keep-head", is_flag=True, help="Do not widen the head.")
-@click.option("--keep-first-last", is_flag=True, help="Do not deepen the first and the last stage.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; RUN/scale, or one under results/ for an ARCH.")
-@click.option("--reproduce", metavar="FAMILY", help="Print a published family from its table (efficientnet), and end.")
-def scale(reproduce: str | None, **settings: Any) -> None:
-    """Find how to scale a network up: a grid search for alpha, beta, gamma, then networks at each phi.
-
-    Candidates cost the same as they are built, not in theory, and are trained by the recipe of the search; depth, width and
-    resolution alone are among them. The latest search unless --from names another. The same command continues what was cut off.
-    """
-    from nas.cli import _scale
-    from nas.cli._signals import Ended, signals
-
-    if reproduce is not None:
-        _scale.reproduce(reproduce)
-        return
-    from nas.scale import ScaleConfig
-
-    progress = _scale.ScaleProgress()
-    try:
-        with signals():
-            _scale.run(ScaleConfig(**settings), progress)
-    except KeyboardInterrupt as end:
-        what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
-        again = f" with the same options and --out {progress.folder}" if progress.folder else ""
-        click.echo(f"{what}. Nothing measured is lost. Continue with nas scale{again}", err=True)
-        sys.exit(code)
 
 
 @cli.command()
@@ -460,6 +314,10 @@ def doctor(data: str | None, **settings: Any) -> None:
 
     if not _doctor.show(data=data, **settings):
         sys.exit(1)
+
+
+cli.add_command(scale)
+cli.add_command(train)
 
 
 def main(arguments: list[str] | None = None) -> int | Literal[True]:

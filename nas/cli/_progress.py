@@ -193,7 +193,8 @@ class SearchProgress(Watcher):
         for warning in result.warnings:
             self._say("note", warning, "yellow")
         self._say("report", str(folder / "report.md"))
-        self._say("next", f"nas export {shlex.quote(str(folder))}")
+        self._say("next", f"nas scale --from {shlex.quote(str(folder))} --phi 1,2,3   (larger relatives), or at once:")
+        self._say("", f"nas export {shlex.quote(str(folder))}")
 
     def _say(self, label: str, text: str, style: str = "") -> None:
         """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from nas import catalog, runs
+from nas.data import is_found
 from nas.errors import UsageError
 from nas.runs import Run
 from nas.space import format_count
@@ -210,7 +211,23 @@ def run(
             raise click.UsageError("--resume: continues a run with its own network. Leave SOURCE and --phi out.")
         return resume_training(resume, **_changes(resume, given), watcher=watcher)
     spec, name = network(source, phi)
-    return train_network(spec, source=name, phi=phi, watcher=watcher, **given)
+    return train_network(spec, source=name, phi=phi, watcher=watcher, **{**own_images(name, given), **given})
+
+
+def own_images(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the images that a run was made with, where a user names a run and no images.
+
+    Raises:
+        UsageError: they are not where they were.
+    """
+    if "data" in given or not (Path(source) / "manifest.json").is_file():
+        return {}
+    config = runs.open_run(source).manifest.get("config", {})
+    if not config.get("data"):
+        return {}
+    if not is_found(config["data"]):
+        raise UsageError(f"{source}: its images are not at {config['data']}, where they were. Say where with --data.")
+    return {"data": config["data"], "skip_broken": bool(config.get("skip_broken", False))}
 
 
 def _changes(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
