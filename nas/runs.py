@@ -64,7 +64,7 @@ TRAIN_KEYS: Mapping[str, type | tuple[type, ...]] = {
 TEMPORARY = ".tmp"
 """Ending of files that are being written. A killed process leaves them behind; the next owner of the run deletes them."""
 
-_BEFORE = (".lock", "space.yaml", "arch.yaml")
+_BEFORE = (".lock", "space.yaml", "arch.yaml", "base.yaml")
 """Files of a run that are there before its manifest, with which it begins."""
 
 
@@ -160,7 +160,9 @@ def owned(folder: Path) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         for left in folder.rglob(f".*{TEMPORARY}"):
-            left.unlink(missing_ok=True)
+            inside = [place for place in left.parents if place.is_relative_to(folder) and place != folder]
+            if not any((place / ".lock").exists() for place in inside):  # a scaling in this run has an owner of its own
+                left.unlink(missing_ok=True)
         yield
     finally:
         if not (folder / "manifest.json").exists():  # it failed before it began: leave nothing behind

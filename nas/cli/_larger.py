@@ -28,7 +28,10 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
 
 @click.command(epilog="Example: nas scale --from results/RUN --phi 1,2,3 --budget-metric step_time")
 @click.option(
-    "--from", "source", metavar="RUN|ARCH", help="What is scaled: a search's winner, a shipped name, a YAML file."
+    "--from",
+    "source",
+    metavar="RUN|ARCH",
+    help="A search (its winner), a shipped name, a YAML file; or a scaling, to go on.",
 )
 @click.option("--phi", type=_Numbers(), default="1", show_default=True, help="Sizes to build, such as 1,2,3 or 0.5.")
 @click.option("--data", help="Images; the run's own, or the built-in ones for an ARCH.")
@@ -91,8 +94,9 @@ def scale(reproduce: str | None, **settings: Any) -> None:
             _scale.run(ScaleConfig(**settings), progress)
     except KeyboardInterrupt as end:
         what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
-        again = f" with the same options and --out {progress.folder}" if progress.folder else ""
-        click.echo(f"{what}. Nothing measured is lost. Continue with nas scale{again}", err=True)
+        phi = ",".join(f"{item:g}" for item in settings["phi"])
+        kept = f". Nothing measured is lost. Continue with: nas scale --from {progress.folder} --phi {phi}"
+        click.echo(what + (kept if progress.folder else "."), err=True)
         sys.exit(code)
 
 

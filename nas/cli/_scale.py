@@ -149,12 +149,13 @@ class ScaleProgress(Watcher):
             for line in reports.versus_single(result):
                 if line:
                     self._say("", line.replace("**", ""))
-            for point, reason in result.failed:
-                self._say("failed", f"{point.coefficients}: {reason}", "yellow")
+            for label, reason in result.failed:
+                self._say("failed", f"{label}: {reason}", "yellow")
         theory = result.coefficients.theory
         self._say("chosen", f"alpha / beta / gamma {result.coefficients} (theory {theory:.2f})", "bold green")
         if result.decision is not None:
-            self._say("", reports.doubt(result))
+            for line in reports.doubt(result):
+                self._say("", line)
         self._table(reports.MEMBER_HEADS, reports.member_rows(result))
         for warning in result.warnings:
             self._say("note", warning, "yellow")

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -19,7 +22,19 @@ from nas.data.split import stratified
 from nas.errors import DataError, UsageError, nearest
 from nas.registry import import_folder
 
-__all__ = ["BUILTIN", "SOURCES", "Dataset", "RawDataset", "RawImage", "Source", "Split", "is_found", "load", "located"]
+__all__ = [
+    "BUILTIN",
+    "SOURCES",
+    "Dataset",
+    "RawDataset",
+    "RawImage",
+    "Source",
+    "Split",
+    "is_found",
+    "load",
+    "located",
+    "native_size",
+]
 
 BUILTIN = "fashion-mnist-subset"
 
@@ -79,6 +94,21 @@ def located(source: str) -> str:
     """Return a source that means the same from every working directory: a path is made absolute, a name is kept."""
     named = any(source in SOURCES[name].names for name in SOURCES)
     return source if named or not os.path.exists(path_of(source)) else os.path.abspath(path_of(source))
+
+
+def native_size(source: str, most: int = 200) -> int | None:
+    """Return the median of the smaller side of the images in pixels, by the headers of a sample; None where none can be read.
+
+    Args:
+        most: Images to look at, evenly from the first ten times as many.
+    """
+    found = []
+    for place, image in enumerate(islice(_source_of(source).read(source).images(), 10 * most)):
+        if place % 10:
+            continue
+        with suppress(Exception), image.open() as opened:  # what cannot be read is named where it is decoded
+            found.append(min(opened.size))
+    return int(median(found)) if found else None
 
 
 def is_found(source: str) -> bool:

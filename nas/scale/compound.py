@@ -19,6 +19,10 @@ MAX_RESOLUTION_V2 = 480
 """Pixels. Tan & Le 2021 (EfficientNetV2), arXiv:2104.00298, section 3.3: larger images cost memory and training time."""
 
 
+MOST_LAYERS, MOST_WIDTH, MOST_PIXELS = 2000, 64, 4096
+"""Beyond these a network is a mistake of who asked for it, and building its description alone would take minutes."""
+
+
 @dataclass(frozen=True)
 class Coefficients:
     """How depth (alpha), width (beta) and resolution (gamma) grow with phi; each is 1 or more."""
@@ -88,9 +92,16 @@ def at(base: ArchSpec, *, depth: float, width: float, resolution: float, rules: 
     """Return a network with multipliers on its depth, width and resolution.
 
     Raises:
-        UsageError: the resolution of the base itself is beyond the largest allowed.
+        UsageError: the resolution of the base itself is beyond the largest allowed, or the network would be beyond all reason.
     """
     spec = _kept(base, rules)
+    layers = depth * sum(stage.num_layers for stage in spec.resolved().stages)
+    if layers > MOST_LAYERS or width > MOST_WIDTH or pixels(base, resolution, rules) > MOST_PIXELS:
+        raise UsageError(
+            f"scaling by {depth:.3g} in depth, {width:.3g} in width and {resolution:.3g} in resolution: found a network of "
+            f"{layers:.0f} layers at {pixels(base, resolution, rules)} pixels; allowed: {MOST_LAYERS} layers, {MOST_PIXELS} "
+            f"pixels and {MOST_WIDTH} times the width. Give a smaller --phi."
+        )
     spec = scaled(_deeper(spec, depth, rules), width=width)
     return replace(spec, resolution=pixels(base, resolution, rules), resolution_mult=1.0)
 

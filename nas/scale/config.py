@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +25,7 @@ class ScaleConfig:
         skip_broken: As in a search.
         recipe: How candidates are trained; None takes the run's, or `standard`.
         devices: As in a search.
-        budget: Networks of the grid that are trained, the three single-dimension baselines among them.
+        budget: Networks of the grid that are trained, the three single-dimension baselines and the published point among them.
         budget_metric: What a step of phi multiplies by `target`: `macs`, `step_time` (measured), or `params`. Resolution has no
             parameters, so with `params` gamma is 1.
         target: The multiple of the cost at phi = 1.
@@ -73,7 +74,10 @@ class ScaleConfig:
                 raise UsageError(f"{option(name)}: found {value!r}; allowed: a name or a path.")
             object.__setattr__(self, name, Path(value) if name == "out" else os.fspath(value))
         phi: Any = self.phi
-        object.__setattr__(self, "phi", tuple(sorted(set(phi if isinstance(phi, tuple | list) else (phi,)))))
+        sizes = tuple(phi) if isinstance(phi, tuple | list) else (phi,)
+        if all(_number(item, 0, math.inf) for item in sizes):
+            sizes = tuple(sorted(set(sizes)))
+        object.__setattr__(self, "phi", sizes)
         given: Any = self.coefficients
         object.__setattr__(self, "coefficients", tuple(given) if isinstance(given, list) else given)
         for name, (fits, allowed) in _ALLOWED.items():
@@ -130,7 +134,10 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "numbers above 0, up to 20, such as 1,2,3",
     ),
     "devices": (lambda value: isinstance(value, str), "text such as auto, cpu or cuda:0,cuda:1"),
-    "budget": (lambda value: _whole(value, 1, 10_000), "a whole number from 1"),
+    "budget": (
+        lambda value: _whole(value, 4, 10_000),
+        "a whole number from 4 (depth, width and resolution alone, and one that is compound)",
+    ),
     "budget_metric": (lambda value: value in METRICS, ", ".join(METRICS)),
     "target": (lambda value: _number(value, 1.1, 16), "a number from 1.1 to 16; 2 is twice the cost"),
     "tolerance": (lambda value: _number(value, 0, 1), "a number from 0 to 1"),
@@ -148,5 +155,9 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "policy": (lambda value: value in ("v1", "v2"), "v1, v2"),
     "depth_rounding": (lambda value: value in ("ceil", "round"), "ceil, round"),
     "resolution_multiple": (lambda value: _whole(value, 1, 256), "a whole number of pixels from 1"),
+    **dict.fromkeys(
+        ("skip_broken", "keep_stem", "keep_head", "keep_first_last"),
+        (lambda value: isinstance(value, bool), "true or false"),
+    ),
     "max_resolution": (lambda value: value is None or _whole(value, 0, 16_384), "pixels; 0 is no limit"),
 }

@@ -16,6 +16,12 @@ from nas.spec import ArchSpec
 MEASURED = "measured.json"
 """The raw values of all timings and trainings of a scaling."""
 
+KINDS = ("timings", "screenings", "trainings")
+"""The parts of that file: by the full protocol, by the search's, and whole trainings."""
+
+PASSING = ("out_of_memory", "worker_died")
+"""Outcomes that may be another program's fault: what ended so is tried again when a scaling goes on."""
+
 
 class Measurements:
     """The raw values of a scaling, and the engine that fetches more.
@@ -32,8 +38,10 @@ class Measurements:
         stored = run.path(MEASURED)
         again = "Delete it, and everything is measured again."
         content: dict[str, Stored] = runs.read_json(stored, dict, again) if stored.is_file() else {}
-        self.timings: Stored = content.get("timings", {})
-        self._trainings: Stored = content.get("trainings", {})
+        self._timings, self._screenings, self._trainings = (
+            {key: item for key, item in content.get(kind, {}).items() if item["outcome"] not in PASSING}
+            for kind in KINDS
+        )
 
     def key(self, spec: ArchSpec, number: int = 0) -> str:
         """Return what a training, or a timing, is stored as."""
@@ -43,21 +51,28 @@ class Measurements:
         """Return whether a network has been trained with a seed."""
         return self.key(spec, number) in self._trainings
 
-    def of(self, spec: ArchSpec) -> list[dict[str, Any]]:
-        """Return the raw values of a network's trainings, by seed."""
-        keys = [self.key(spec, number) for number in range(len(self.seeds))]
-        return [self._trainings[key] for key in keys if key in self._trainings]
+    def of(self, spec: ArchSpec) -> dict[int, dict[str, Any]]:
+        """Return the raw values of a network's trainings, by the number of the seed."""
+        keys = {number: self.key(spec, number) for number in range(len(self.seeds))}
+        return {number: self._trainings[key] for number, key in keys.items() if key in self._trainings}
 
     def timing(self, spec: ArchSpec) -> dict[str, Any]:
-        """Return the raw values of a network's timing."""
-        return self.timings[self.key(spec)]
+        """Return the raw values of a network's timing by the full protocol."""
+        return self._timings[self.key(spec)]
 
-    def time(self, networks: Sequence[tuple[str, ArchSpec]], protocol: Protocol | None = FULL) -> None:
-        """Time networks that have not been timed.
+    def screening(self, spec: ArchSpec) -> dict[str, Any] | None:
+        """Return the raw values of a network's short timing; None where there is none."""
+        return self._screenings.get(self.key(spec))
 
-        Args:
-            networks: Each with what people know it as. protocol: None is the search's, which takes a few seconds.
-        """
+    def time(self, networks: Sequence[tuple[str, ArchSpec]]) -> None:
+        """Time networks, each with what people know it as, by the full protocol, but those that have been."""
+        self._time(networks, FULL, self._timings)
+
+    def screen(self, networks: Sequence[tuple[str, ArchSpec]]) -> None:
+        """Time networks as a search does, in a few seconds each, but those that have been."""
+        self._time(networks, None, self._screenings)
+
+    def _time(self, networks: Sequence[tuple[str, ArchSpec]], protocol: Protocol | None, stored: Stored) -> None:
         folder = self._run.path(checkpoints.FOLDER)
 
         def ended(job: Job) -> None:
@@ -68,11 +83,11 @@ class Measurements:
             [
                 job
                 for label, spec in networks
-                if name(job := Job(spec, 0, self.seeds[0], protocol, label)) not in self.timings
+                if name(job := Job(spec, 0, self.seeds[0], protocol, label)) not in stored
             ],
             self._engine,
             0,
-            self.timings,
+            stored,
             folder,
             save=ended,
             on_phase=lambda job, phase: self._watcher.timing(job.name),
@@ -108,4 +123,6 @@ class Measurements:
         )
 
     def _save(self) -> None:
-        runs.write_json(self._run.path(MEASURED), {"timings": self.timings, "trainings": self._trainings})
+        runs.write_json(
+            self._run.path(MEASURED), dict(zip(KINDS, (self._timings, self._screenings, self._trainings), strict=True))
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 
 from nas.report.text import table
 from nas.runs import write_bytes, write_json, write_text
-from nas.scale.fit import told_apart
+from nas.scale.fit import SIGNIFICANT, TIE, difference
 from nas.scale.grid import SINGLE, Grid
 from nas.scale.result import ScaleResult, Trained
 from nas.space import format_count
@@ -80,13 +79,13 @@ def document(result: ScaleResult) -> dict[str, Any]:
                 "macs": item.macs,
                 "params": item.params,
                 "resolution": item.spec.resolution,
-                **asdict(item.seen),
+                **{key: value for key, value in vars(item.seen).items() if key != "right"},
                 "chosen": item.level == result.decision.chosen,
                 "tied_with_best": item.level in tied,
             }
             for item in result.trained
         ],
-        "failed": [{**asdict(point.coefficients), "reason": reason} for point, reason in result.failed],
+        "failed": [{"training": label, "reason": reason} for label, reason in result.failed],
     }
 
 
@@ -107,7 +106,7 @@ def grid_table(result: ScaleResult) -> pd.DataFrame:
                 "resolution": point.spec.resolution,
                 "built_macs": round(point.macs, 4),
                 "built_params": round(point.params, 4),
-                "metric": round(result.ratios[point.level], 4),
+                "metric": round(result.ratios[point.level], 4) if point.level in result.ratios else None,
                 "step_time": None if item is None else round(item.seen.step_time, 4),
                 "val_accuracy": None if item is None else round(item.seen.mean, 5),
                 "error": None if item is None else round(item.seen.error, 5),
@@ -139,14 +138,12 @@ def versus_single(result: ScaleResult) -> list[str]:
     lines = []
     for kind in SINGLE:
         for item in (item for item in result.trained if item.kind == kind):
-            gap = best.seen.mean - item.seen.mean
-            error = 2 * math.hypot(best.seen.error, item.seen.error)
-            verdict = (
-                "cannot be told apart" if not told_apart(best.seen, item.seen) else "better" if gap > 0 else "worse"
-            )
+            gap, error = difference(best.seen, item.seen, result.deviation)
+            told = abs(gap) > SIGNIFICANT * error
+            verdict = "cannot be told apart" if not told else "better" if gap > 0 else "worse"
             lines.append(
                 f"against {kind} alone ({item.coefficients}, {item.macs:.2f} x MACs, {item.seen.step_time:.2f} x step time): "
-                f"**{verdict}**, {gap:+.4f} ± {error:.4f}"
+                f"**{verdict}**, {gap:+.4f} ± {SIGNIFICANT * error:.4f}"
             )
     return [
         f"The best compound network ({best.coefficients}; the best of {len(compound)}, which flatters it) has "
@@ -158,8 +155,9 @@ def versus_single(result: ScaleResult) -> list[str]:
 
 def rows_of(result: ScaleResult) -> list[list[str]]:
     """Return the table of the trained networks, the base first, then by falling accuracy."""
-    base, *others = sorted(result.trained, key=lambda item: (item.kind != "base", -item.seen.mean))
-    return [_row(item, result) for item in (base, *others)]
+    return [
+        _row(item, result) for item in sorted(result.trained, key=lambda item: (item.kind != "base", -item.seen.mean))
+    ]
 
 
 HEADS = ["alpha / beta / gamma", "kind", "theory", "MACs", "params", "step time", "pixels", "accuracy", "seeds", ""]
@@ -169,7 +167,8 @@ HEADS = ["alpha / beta / gamma", "kind", "theory", "MACs", "params", "step time"
 def _row(item: Trained, result: ScaleResult) -> list[str]:
     assert result.decision is not None
     tied = item.level in result.decision.tied
-    mark = "chosen" if item.level == result.decision.chosen else "tied" if tied else ""
+    off = item.kind != "base" and not _on_target(item, result)
+    mark = "chosen" if item.level == result.decision.chosen else "off target" if off else "tied" if tied else ""
     return [
         str(item.coefficients),
         item.kind,
@@ -182,6 +181,11 @@ def _row(item: Trained, result: ScaleResult) -> list[str]:
         str(len(item.seen.accuracies)),
         mark,
     ]
+
+
+def _on_target(item: Trained, result: ScaleResult) -> bool:
+    wanted = result.run.manifest["grid"]
+    return bool(abs(result.ratios[item.level] / wanted["target"] - 1) <= wanted["within"])
 
 
 MEMBER_HEADS = ["phi", "pixels", "params", "MACs", "step time, ms", "memory, MiB", "built / predicted"]
@@ -213,22 +217,35 @@ def member_rows(result: ScaleResult) -> list[list[str]]:
     return rows
 
 
-def doubt(result: ScaleResult) -> str:
-    """Return a sentence on how sure the choice is."""
-    assert result.decision is not None
-    count, total = len(result.decision.tied), len([item for item in result.trained if item.kind != "base"])
-    if count == 1:
-        return f"The best of {total} networks; all others are worse by more than twice the error."
-    best = next(item for item in result.trained if item.level == result.decision.best)
-    rest = (
-        "the best has the shortest measured step as well."
-        if result.decision.best == result.decision.chosen
-        else f"the one with the shortest measured step, not {best.coefficients} with {best.seen.mean:.4f}."
-    )
-    return (
-        f"{count} of {total} networks, the best among them, cannot be told apart by accuracy (twice the error of a difference). "
-        f"The tie goes to the cheapest: {rest}"
-    )
+def doubt(result: ScaleResult) -> list[str]:
+    """Return sentences on how sure the choice is, and what it costs."""
+    decision = result.decision
+    assert decision is not None
+    of = {item.level: item for item in result.trained}
+    total = len([item for item in result.trained if item.kind != "base"])
+    best, chosen = of[decision.best], of[decision.chosen]
+    lines = [
+        f"{len(decision.tied)} of {total} networks, the best among them, cannot be told apart by accuracy (compared image for "
+        f"image, {SIGNIFICANT:g} standard errors of the difference)."
+        if len(decision.tied) > 1
+        else f"The best of {total} networks: every other that costs the target is worse by more than {SIGNIFICANT:g} "
+        "standard errors."
+    ]
+    if decision.best == decision.chosen:
+        lines.append(
+            f"Of {len(decision.close)} within {TIE:g} standard error of the best, the best has the shortest measured step."
+            if len(decision.close) > 1
+            else f"No other is within {TIE:g} standard error of it."
+        )
+    else:
+        gap, error = difference(best.seen, chosen.seen, result.deviation)
+        lines.append(
+            f"A tie goes to the cheapest: of {len(decision.close)} within {TIE:g} standard error of the best "
+            f"({best.coefficients}, {best.seen.mean:.4f}, {best.seen.step_time:.2f} x step time) the one with the shortest "
+            f"measured step is taken "
+            f"({chosen.seen.step_time:.2f} x), which gives up {gap:.4f} ± {SIGNIFICANT * error:.4f} of accuracy."
+        )
+    return lines
 
 
 def _report(result: ScaleResult) -> list[str]:
@@ -254,10 +271,11 @@ def _report(result: ScaleResult) -> list[str]:
         lines += [
             "## The choice",
             "",
-            doubt(result),
+            *doubt(result),
             "",
             f"Cost of a candidate: {manifest['grid']['target']:g} times the base ({metric}, as built) ± "
-            f"{manifest['grid']['within']:.0%}; baselines that scale one dimension alone are as near as rounding lets them. "
+            f"{manifest['grid']['within']:.0%}; a baseline that scales one dimension alone is as near as rounding "
+            "lets it, and cannot be chosen where that is off the target. "
             "Costs are multiples of the base's. Errors are standard errors (validation images and seeds).",
             "",
             *table(HEADS, rows_of(result)),
@@ -275,7 +293,7 @@ def _report(result: ScaleResult) -> list[str]:
             "the target, and why each was not trained.",
             "",
         ]
-        lines += [f"- {point.coefficients} failed: {reason}" for point, reason in result.failed]
+        lines += [f"- {label} failed: {reason}" for label, reason in result.failed]
     lines += [
         "## The family",
         "",
@@ -326,13 +344,14 @@ def _plot(result: ScaleResult, path: Path) -> None:
         )
     span = [1, max(point.coefficients.theory for point in result.grid.points)]
     right.plot(span, span, color="black", lw=0.8, label="as theory says")
-    right.axhspan(
-        result.grid.target * (1 - manifest["grid"]["within"]),
-        result.grid.target * (1 + manifest["grid"]["within"]),
-        color="#4878a8",
-        alpha=0.12,
-        label="MACs within the tolerance",
-    )
+    if manifest["grid"]["budget_metric"] == "macs":
+        right.axhspan(
+            result.grid.target * (1 - manifest["grid"]["within"]),
+            result.grid.target * (1 + manifest["grid"]["within"]),
+            color="#4878a8",
+            alpha=0.12,
+            label="may be candidates",
+        )
     right.set_xlabel("alpha · beta² · gamma²")
     right.set_ylabel("MACs, multiple of the base's (built)")
     right.grid(alpha=0.3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from nas.data import Dataset
 from nas.runs import Run
 from nas.scale.compound import Coefficients
 from nas.scale.fit import Decision, Seen
-from nas.scale.grid import Choice, Grid, Level, Point
+from nas.scale.grid import Choice, Grid, Level
 from nas.search.session import Watcher as SearchWatcher
 from nas.spec import ArchSpec
 
@@ -23,7 +23,7 @@ class Member:
     Args:
         predicted: Multiples of the base's in theory: `num_params`, `macs`, `step_time_ms`, `peak_memory_mib`.
         built: The same, counted or measured; what could not be measured is absent.
-        measured: Raw values of the timing. outcome: `ok`, or why it was not timed.
+        measured: Raw values of the timing; its `outcome` is `ok`, or why there is none.
     """
 
     phi: float
@@ -57,21 +57,24 @@ class ScaleResult:
     Args:
         run: Its folder. base: The network that is scaled. coefficients: The choice. decision: How it came about; None where the
             coefficients were given. trained: The base first, then the networks of the grid.
+        deviation: Of an accuracy over seeds, pooled.
         grid, choice: What the grid holds and which of it was trained; None likewise.
+        ratios: Costs of points in the metric of the constraint, as multiples of the base's; only of those that are known.
         failed: Networks that could not be trained, with the reason. members: The family, by phi. warnings: What to know.
     """
 
     run: Run
     base: ArchSpec
     coefficients: Coefficients
-    decision: Decision | None
-    trained: tuple[Trained, ...]
-    grid: Grid | None
-    choice: Choice | None
-    ratios: Mapping[Level, float]
-    failed: tuple[tuple[Point, str], ...]
     members: tuple[Member, ...]
     warnings: tuple[str, ...]
+    decision: Decision | None = None
+    deviation: float = 0.0
+    trained: tuple[Trained, ...] = ()
+    grid: Grid | None = None
+    choice: Choice | None = None
+    ratios: Mapping[Level, float] = field(default_factory=dict)
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 class Watcher(SearchWatcher):

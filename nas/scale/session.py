@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,7 +14,7 @@ import torch
 import yaml
 
 from nas import catalog, runs
-from nas.data import BUILTIN, is_found, located
+from nas.data import BUILTIN, is_found, located, native_size
 from nas.data import load as load_data
 from nas.devices import describe_device, pick_devices
 from nas.engine import PhaseBug, checkpoints, engine_for
@@ -22,7 +23,7 @@ from nas.evaluate import Setup
 from nas.runs import Run
 from nas.scale.compound import Coefficients
 from nas.scale.config import ScaleConfig, from_settings
-from nas.scale.family import member, network
+from nas.scale.family import member, network, too_large, write
 from nas.scale.fit import Seen, decide, seed_deviation, seen, step_time_model, time_ratio
 from nas.scale.grid import SINGLE, Choice, Grid, Level, Point, choose, grid, largest_resolution, published_point
 from nas.scale.measure import Measurements
@@ -63,8 +64,12 @@ def derive(config: ScaleConfig | None = None, *, watcher: Watcher | None = None,
     if config is not None and settings:
         raise UsageError(f"derive: found config and {', '.join(settings)}; give one or the other.")
     config = config or from_settings(settings, "derive")
-    source = config.source if config.source is not None else str(runs.latest())
     watcher = watcher or Watcher()
+    source = config.source if config.source is not None else str(runs.latest())
+    if _kind(source) == "scale":
+        config = _continued(config, runs.open_run(source))
+        assert config.source is not None
+        source = config.source
     devices = pick_devices(config.devices)
     search = runs.open_search(source) if Path(source).is_dir() else None
     if search is not None and not search.path("winner.yaml").is_file():
@@ -74,14 +79,18 @@ def derive(config: ScaleConfig | None = None, *, watcher: Watcher | None = None,
     named = catalog.load_arch(source if search is None else search.path("winner.yaml"))
     own = None if search is None else search.manifest["config"]
     place = config.data or (BUILTIN if own is None else own["data"])
-    if own is not None and config.data is None and not is_found(place):
-        raise RunError(f"{source}: its images are not at {place}, where they were. Say where they are now with --data.")
+    if not is_found(place):
+        raise RunError(f"{source}: its images are not at {place}. Say where they are with --data.")
     if config.recipe is None and search is not None:
         recipe = from_document(dict(search.manifest["recipe"]), where=str(search.path("manifest.json")))
     else:
         recipe = load_recipe(config.recipe or "standard")
-    broken = config.skip_broken or bool(own and own["skip_broken"])
-    config = replace(config, source=source, data=located(place), skip_broken=broken)
+    config = replace(
+        config,
+        source=os.path.abspath(source) if os.path.exists(source) else source,  # it may be continued from another folder
+        data=located(place),
+        skip_broken=config.skip_broken or bool(own and own["skip_broken"]),
+    )
     folder = config.out
     if folder is None and search is not None:
         folder = search.folder / "scale"
@@ -89,6 +98,28 @@ def derive(config: ScaleConfig | None = None, *, watcher: Watcher | None = None,
         folder = runs.new_folder(None, "scale", f"{named.name}-{devices[0].type}", folder)
     with runs.owned(folder):
         return _Scaling(config, named, recipe, search, folder, devices, watcher).run()
+
+
+def _kind(source: str) -> Any:
+    """Return the kind of a run folder; None where there is none."""
+    return runs.open_run(source).manifest.get("kind") if (Path(source) / "manifest.json").is_file() else None
+
+
+def _continued(config: ScaleConfig, run: Run) -> ScaleConfig:
+    """Return the settings of a scaling that is continued by its own folder: its own, with new sizes and larger budgets."""
+    own = from_settings(dict(run.manifest["config"]), f"{run.path('manifest.json')}: config")
+    recipe = run.path("recipe.yaml")
+    return replace(
+        own,
+        source=str(run.folder.parent) if run.manifest["study"] == ".." else own.source,
+        recipe=str(recipe) if recipe.is_file() else own.recipe,
+        phi=config.phi,
+        budget=max(own.budget, config.budget),
+        seeds=max(own.seeds, config.seeds),
+        devices=config.devices,
+        data=config.data or own.data,
+        out=run.folder,
+    )
 
 
 class _Scaling:
@@ -112,6 +143,7 @@ class _Scaling:
         assert config.data is not None
         self.data = load_data(config.data, resolution=largest, progress=watcher.packing, skip_broken=config.skip_broken)
         self.base = replace(named, num_classes=self.data.num_classes, in_channels=self.data.in_channels)
+        self.native = native_size(config.data)
         self.threads = max(1, torch.get_num_threads() // len(devices))
         self.devices = devices
         self.setup = Setup(
@@ -208,7 +240,11 @@ class _Scaling:
             chosen = Coefficients(*config.coefficients)
             members = self._family(chosen)
             return ScaleResult(
-                self.run_folder, self.base, chosen, None, (), None, None, {}, (), members, self._warned(None, members)
+                run=self.run_folder,
+                base=self.base,
+                coefficients=chosen,
+                members=members,
+                warnings=self._warned(None, members),
             )
         metric = config.budget_metric
         found = grid(
@@ -232,15 +268,18 @@ class _Scaling:
         while wanted := self._again(points):
             self._train(wanted, points)
         results = self._results(points)
-        failed = tuple((points[level], reason) for level, reason in self._failed(points))
+        failed = self._failed(points)
         possible = [level for level in points if level in results]
-        if BASE not in results or not possible:
-            reasons = "; ".join(sorted({reason for _, reason in self._failed({BASE: None, **points})}))
+        # A baseline that rounding leaves off the target costs something else than the others, and cannot win against them.
+        fit = [level for level in possible if abs(ratios[level] / config.target - 1) <= config.within]
+        if not fit:
+            reasons = "; ".join(sorted({reason for _, reason in failed})) or "none of them costs the target"
             raise RunError(
-                f"{self.run_folder.folder}: no network could be trained to the end ({reasons}). Lower the recipe's batch_size or "
-                "learning_rate in a new recipe."
+                f"{self.run_folder.folder}: no candidate could be trained to the end ({reasons}). Lower the recipe's batch_size "
+                "or learning_rate in a new recipe, or give a larger --within."
             )
-        decision = decide(results, possible)
+        deviation = self._deviation(points)
+        decision = decide(results, fit, deviation)
         trained = tuple(
             self._trained(level, None if level == BASE else points[level], results[level])
             for level in (BASE, *possible)
@@ -250,13 +289,24 @@ class _Scaling:
         members = self._family(chosen)
         warnings = self._warned(points[decision.chosen], members)
         return ScaleResult(
-            self.run_folder, self.base, chosen, decision, trained, found, choice, ratios, failed, members, warnings
+            run=self.run_folder,
+            base=self.base,
+            coefficients=chosen,
+            decision=decision,
+            deviation=deviation,
+            trained=trained,
+            grid=found,
+            choice=choice,
+            ratios=ratios,
+            failed=failed,
+            members=members,
+            warnings=warnings,
         )
 
     # --- which networks ---------------------------------------------------------------------------------------
 
     def _choice(self, found: Grid) -> tuple[dict[Level, float], Choice]:
-        """Return the cost of every point in the metric of the constraint, and those that are to be trained.
+        """Return the costs in the metric of the constraint, as far as they are known, and the points that are to be trained.
 
         Step times are measured where they decide: the candidates that a model takes for the target are timed, the model is
         fitted anew, and so on, until all that are chosen have been timed.
@@ -275,10 +325,13 @@ class _Scaling:
         if config.budget_metric != "step_time":
             ratios = {level: getattr(point, config.budget_metric) for level, point in by_level.items()}
             return ratios, chosen(ratios)
-        timings = self.measured.timings
+        self.watcher.note(
+            f"Step times decide: networks are timed to find those of {config.target:g} times the base's, at most "
+            f"{SCREENED * config.budget} of them, some seconds each."
+        )
         while True:
-            keys = {level: self.measured.key(point.spec) for level, point in by_level.items()}
-            measured = {level: time_ratio(timings[key]) for level, key in keys.items() if key in timings}
+            timed = {level: self.measured.screening(point.spec) for level, point in by_level.items()}
+            measured = {level: time_ratio(item) for level, item in timed.items() if item is not None}
             sound = {level: ratio for level, ratio in measured.items() if ratio < math.inf}
             if len(measured) < SCREENED * config.budget:
                 ratios = {**step_time_model(sound, by_level), **measured}
@@ -287,8 +340,16 @@ class _Scaling:
             choice = chosen(ratios)
             unmeasured = [point for point in choice.points if point.level not in measured]
             if not unmeasured:
-                return ratios, choice
-            self.measured.time([(str(point.coefficients), point.spec) for point in unmeasured], protocol=None)
+                reasons = {
+                    level: reason if level in measured else "not timed: others promised to be nearer to the target"
+                    for level, reason in choice.reasons.items()
+                }
+                return measured, Choice(choice.points, reasons)
+            self.measured.screen([(str(point.coefficients), point.spec) for point in unmeasured])
+
+    def _images(self) -> int:
+        """Return how many validation images accuracies are counted on."""
+        return min(len(self.data.val.labels), self.recipe.val_images)
 
     def _minutes(self, choice: Choice) -> float:
         """Return an estimate of the time of the first round, in minutes, from the step time of the base."""
@@ -302,7 +363,7 @@ class _Scaling:
             phase_steps(images, self.recipe, phase) * (phase.resolution / own) ** 2
             for phase in phases(self.recipe.progressive, own, self.recipe.epochs)
         )
-        forward = min(len(self.data.val.labels), self.recipe.val_images) / self.recipe.batch_size / 3
+        forward = self._images() / self.recipe.batch_size / 3
         each = (steps + forward * self.recipe.progressive.phases) * timed["step_time_ms"] / 1000
         left = [point for point in choice.points if not self.measured.trained(point.spec)]
         slots = len(self.devices)
@@ -329,7 +390,8 @@ class _Scaling:
         possible = [level for level in points if level in results]
         if not possible:
             return []
-        due = [BASE, *(level for level in possible if points[level].kind in SINGLE), *decide(results, possible).tied]
+        tied = decide(results, possible, self._deviation(points)).tied
+        due = [BASE, *(level for level in possible if points[level].kind in SINGLE), *tied]
         for number in range(1, self.config.seeds):
             wanted = [
                 (level, number)
@@ -341,26 +403,32 @@ class _Scaling:
                 return wanted
         return []
 
-    def _results(self, points: Mapping[Level, Point]) -> dict[Level, Seen]:
-        """Return what the trainings of each network showed; those that failed with some seed are left out."""
+    def _sound(self, points: Mapping[Level, Point]) -> dict[Level, list[dict[str, Any]]]:
+        """Return the trainings of each network that came to an end."""
         specs = {BASE: self.base, **{level: point.spec for level, point in points.items()}}
-        sound = {
-            level: found
+        ended = {
+            level: [item for item in self.measured.of(spec).values() if item["outcome"] == "ok"]
             for level, spec in specs.items()
-            if (found := self.measured.of(spec)) and all(item["outcome"] == "ok" for item in found)
         }
-        deviation = seed_deviation([[item["val_accuracy"] for item in found] for found in sound.values()])
-        return {level: seen(found, deviation) for level, found in sound.items()}
+        return {level: found for level, found in ended.items() if found}
 
-    def _failed(self, points: Mapping[Level, Point | None]) -> list[tuple[Level, str]]:
-        found = []
-        for level, point in points.items():
-            ends = [
-                item for item in self.measured.of(self.base if point is None else point.spec) if item["outcome"] != "ok"
-            ]
-            if ends:
-                found.append((level, f"{ends[0]['outcome']}: {ends[0].get('reason', '')}"))
-        return found
+    def _deviation(self, points: Mapping[Level, Point]) -> float:
+        return seed_deviation([[item["val_accuracy"] for item in found] for found in self._sound(points).values()])
+
+    def _results(self, points: Mapping[Level, Point]) -> dict[Level, Seen]:
+        """Return what the trainings of each network showed, those that failed left out."""
+        deviation = self._deviation(points)
+        return {level: seen(found, deviation, self._images()) for level, found in self._sound(points).items()}
+
+    def _failed(self, points: Mapping[Level, Point]) -> tuple[tuple[str, str], ...]:
+        """Return what failed, as a label and a reason."""
+        specs = {"base": self.base, **{str(point.coefficients): point.spec for point in points.values()}}
+        return tuple(
+            (f"{label}, seed {self.config.seed + number}", f"{item['outcome']}: {item.get('reason', '')}")
+            for label, spec in specs.items()
+            for number, item in self.measured.of(spec).items()
+            if item["outcome"] != "ok"
+        )
 
     def _trained(self, level: Level, point: Point | None, found: Seen) -> Trained:
         if point is None:
@@ -375,7 +443,7 @@ class _Scaling:
             point = points.get(level)
             spec = self.base if point is None else point.spec
             found = Coefficients(1, 1, 1) if point is None else point.coefficients
-            for number, item in enumerate(self.measured.of(spec)):
+            for number, item in self.measured.of(spec).items():
                 facts: dict[str, str | float | int] = {
                     "kind": "base" if point is None else point.kind,
                     "arch": summary(spec),
@@ -408,9 +476,16 @@ class _Scaling:
     # --- the family ---------------------------------------------------------------------------------------------
 
     def _family(self, chosen: Coefficients) -> tuple[Member, ...]:
-        """Build, count and time the network at each phi, and write its file."""
-        specs = {phi: network(self.base, chosen, phi, self.rules) for phi in self.config.phi}
-        self.measured.time([("the base", self.base), *((f"phi {phi:g}", spec) for phi, spec in specs.items())])
+        """Build, count and time the network at each phi, and write its file.
+
+        Those that were asked for earlier are made again: the choice may be another one by now.
+        """
+        before = [float(path.stem.removeprefix("phi-")) for path in self.run_folder.folder.glob("phi-*.yaml")]
+        phis = sorted({*self.config.phi, *before})
+        specs = {phi: network(self.base, chosen, phi, self.rules) for phi in phis}
+        files = {phi: write(spec, phi, self.run_folder.folder) for phi, spec in specs.items()}
+        small = {phi: spec for phi, spec in specs.items() if not too_large(spec, self.devices[0])}
+        self.measured.time([("the base", self.base), *((f"phi {phi:g}", spec) for phi, spec in small.items())])
         return tuple(
             member(
                 self.base,
@@ -418,31 +493,32 @@ class _Scaling:
                 phi,
                 chosen,
                 self.rules,
-                timed=self.measured.timing(spec),
+                file=files[phi],
+                timed=self.measured.timing(spec) if phi in small else {"outcome": too_large(spec, self.devices[0])},
                 base_timed=self.measured.timing(self.base),
-                folder=self.run_folder.folder,
+                native=self.native,
             )
             for phi, spec in specs.items()
         )
 
     def _native(self) -> list[str]:
         """Say where networks of the grid are to see more pixels than the images have."""
-        largest, size = self.setup.data_resolution, self.data.size
-        if size < largest and self.config.budget_metric != "params":
-            return [
-                f"The images have {size} pixels, and networks of the grid see up to {largest}: enlarged images hold nothing new, "
-                "so that a higher resolution can only win by its larger maps. Do not take gamma for a law of your images."
-            ]
-        if self.data.enlarged:
-            total = len(self.data.train) + len(self.data.val)
-            return [
-                f"{self.data.enlarged} of {total} images have fewer than {size} pixels and are enlarged: for them a higher "
-                "resolution shows nothing new, and gamma is that much worse off."
-            ]
-        return []
+        largest = self.setup.data_resolution
+        if self.config.coefficients is not None or self.native is None or self.native >= largest:
+            return []
+        return [
+            f"The images have {self.native} pixels (median), and networks of the grid see up to {largest}: enlarged images hold "
+            "nothing new, so that a higher resolution can only win by its larger maps. Do not take gamma for a law of your "
+            "images."
+        ]
 
     def _warned(self, chosen: Point | None, members: Sequence[Member]) -> tuple[str, ...]:
         found = list(self._native())
+        if chosen is not None and self.config.seeds == 1:
+            found.append(
+                "One seed each: how far an accuracy scatters over seeds is not known, and the errors are too small. "
+                "Give --seeds 2."
+            )
         if chosen is not None and chosen.kind in SINGLE:
             found.append(
                 f"The choice scales {chosen.kind} alone. That is what was measured; a longer recipe or more validation images "

@@ -24,6 +24,8 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -
         folder = (folder / run.manifest["study"]).resolve()
         run = open_run(folder)
     if run.manifest.get("kind") == "scale":
+        if not run.path("study.db").is_file():
+            raise RunError(f"{folder}: has no study, for nothing was trained (--coefficients). Name another run.")
         study = optuna.load_study(study_name=None, storage=storage_url(folder))
     else:
         study = save_plot(open_search(folder).folder)

@@ -88,6 +88,7 @@ def _values(results: Sequence[PhaseResult]) -> dict[str, Any]:
             "val_accuracy": last.training.val_accuracy,
             "val_error": last.training.val_error,
             "phase_accuracy": accuracies,
+            "val_right": last.training.val_right,
         }
     seconds = {
         "timing_seconds": round(results[0].seconds, 3),

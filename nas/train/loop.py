@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -26,6 +28,8 @@ from nas.spec import ArchSpec
 from nas.train.full_recipes import FullRecipe
 from nas.train.recipes import Recipe
 from nas.train.schedule import Phase, learning_rate
+
+Bits = npt.NDArray[np.bool_]
 
 
 class Diverged(Exception):
@@ -142,6 +146,8 @@ class PhaseTraining:
     Args:
         train_loss: Mean over the phase. val_accuracy: 0..1, at the phase's resolution. val_error: Its standard error.
         steps: Optimiser steps. train_seconds, val_seconds: Wall time.
+        val_right: Which validation images were named rightly, a bit each, as hexadecimal digits (`right_bits`); with it two
+            networks can be compared image for image.
     """
 
     train_loss: float
@@ -150,6 +156,7 @@ class PhaseTraining:
     steps: int
     train_seconds: float
     val_seconds: float
+    val_right: str = ""
 
 
 def start(spec: ArchSpec, recipe: Recipe, device: torch.device, seed: int) -> TrainState:
@@ -223,16 +230,28 @@ def train_phase(
         _check(total)
     between()
     trained = time.perf_counter()
-    accuracy, error = evaluate(state.network, data, phase.resolution)
+    right = correct(state.network, data, phase.resolution)
+    k, n = int(right.sum()), len(right)
     state.phases_done = phase.number
     return PhaseTraining(
         train_loss=float(total) / steps,
-        val_accuracy=accuracy,
-        val_error=error,
+        val_accuracy=k / n,
+        val_error=proportion_error(k, n),
         steps=steps,
         train_seconds=trained - began,
         val_seconds=time.perf_counter() - trained,
+        val_right=right_bits(right),
     )
+
+
+def right_bits(right: Tensor) -> str:
+    """Return booleans (N,) as hexadecimal digits, eight in two digits, the first the highest bit."""
+    return np.packbits(right.cpu().numpy()).tobytes().hex()
+
+
+def from_bits(digits: str, images: int) -> Bits:
+    """Return the booleans (N,) that `right_bits` wrote down."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=images).astype(np.bool_)
 
 
 def make_batch(

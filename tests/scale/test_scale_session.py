@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from nas import catalog, runs
 from nas.cost import count
 from nas.cost.step_time import Protocol
 from nas.errors import RunError, UnknownNameError, UsageError
+from nas.evaluate import Evaluator
 from nas.scale import ScaleResult, Watcher, derive, report
 from nas.scale.config import ScaleConfig
-from nas.scale.measure import Measurements
 from nas.search import SearchResult
 
 FEW: dict[str, Any] = {
@@ -40,7 +41,6 @@ def short_timings() -> Iterator[None]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nas.scale.measure.FULL", quick)
-        patch.setattr(Measurements.time, "__defaults__", (quick,))
         patch.setattr("nas.evaluate.SEARCH", quick)
         yield
 
@@ -148,7 +148,7 @@ def test_the_same_call_measures_nothing_again(folder: Path, result: ScaleResult)
     assert again.coefficients == result.coefficients
     more = derive(source=str(folder), phi=(3,), **FEW, watcher=watcher)
     assert watcher.trainings == [] and watcher.timings == ["phi 3"]
-    assert more.members[0].file.name == "phi-3.yaml"
+    assert [member.phi for member in more.members] == [0.5, 1, 2, 3]  # the earlier ones stay members
 
 
 def test_another_constraint_needs_another_folder(folder: Path, result: ScaleResult) -> None:
@@ -171,13 +171,78 @@ def test_a_scaling_that_was_cut_off_goes_on(folder: Path, tmp_path: Path) -> Non
 
 def test_a_multiple_of_the_measured_step_time_can_be_the_constraint(folder: Path, tmp_path: Path) -> None:
     watcher = Counting()
-    settings = {**FEW, "budget": 2, "seeds": 1, "budget_metric": "step_time"}
+    settings = {**FEW, "budget": 4, "seeds": 1, "budget_metric": "step_time"}
     found = derive(source=str(folder), out=tmp_path / "scale", **settings, watcher=watcher)
     assert len(watcher.timings) >= 3  # the base, and networks that had to be timed before they were chosen
     compound = [item for item in found.trained if item.kind == "compound"]
+    assert compound and any("One seed each" in warning for warning in found.warnings)
     for item in compound:
         assert abs(found.ratios[item.level] / 4 - 1) <= 0.5
     assert found.run.manifest["grid"]["budget_metric"] == "step_time"
+
+
+def test_a_scaling_goes_on_by_its_own_folder(folder: Path, result: ScaleResult) -> None:
+    watcher = Counting()
+    again = derive(source=str(folder / "scale"), phi=(1,), watcher=watcher)
+    assert watcher.trainings == [] and again.coefficients == result.coefficients
+    assert again.run.folder == folder / "scale"
+
+
+def test_another_choice_makes_every_network_of_the_family_anew(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scale"
+    first = derive(source=str(folder), out=out, phi=(1, 2), **FEW)
+    assert first.decision is not None
+    measured = json.loads((out / "measured.json").read_text())
+    lowered = {item.spec.arch_hash for item in first.trained if item.level == first.decision.chosen}
+    for key, item in measured["trainings"].items():
+        right = key.rpartition("-")[0] not in lowered
+        item |= {"val_accuracy": float(right), "val_right": ("ff" if right else "00") * (len(item["val_right"]) // 2)}
+    (out / "measured.json").write_text(json.dumps(measured))
+    second = derive(source=str(folder), out=out, phi=(1,), **FEW)
+    assert second.coefficients != first.coefficients
+    assert catalog.load_arch(out / "phi-2.yaml").arch_hash == second.members[1].spec.arch_hash
+
+
+def test_a_failed_training_is_listed_and_the_others_count(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Evaluator.run_phase, []
+
+    def fails(self: Evaluator, spec: Any, phase: int, state: Any, **options: Any) -> Any:
+        found = real(self, spec, phase, state, **options)
+        if phase == 1 and options["seed"] == 1 and not calls:  # the base's second seed
+            calls.append(spec.arch_hash)
+            return replace(found, outcome="diverged", reason="the training loss is not finite", training=None)
+        return found
+
+    monkeypatch.setattr(Evaluator, "run_phase", fails)
+    found = derive(source=str(folder), out=tmp_path / "scale", **FEW)
+    report.write(found)
+    assert calls == [found.base.arch_hash]
+    assert found.failed == (("base, seed 1", "diverged: the training loss is not finite"),)
+    assert (
+        len(found.trained[0].seen.accuracies) == 1
+        and "base, seed 1 failed" in (tmp_path / "scale/report.md").read_text()
+    )
+
+
+def test_a_network_that_no_memory_holds_is_written_and_not_built(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "nas.scale.session.too_large", lambda spec, device: "it needs 9 GiB" if spec.resolution > 16 else ""
+    )
+    found = derive(source=str(folder), out=tmp_path / "scale", coefficients=(1, 1, 2), phi=(1,), devices="cpu")
+    assert found.members[0].file.is_file() and "step_time_ms" not in found.members[0].built
+    assert any("not timed: it needs 9 GiB" in warning for warning in found.warnings)
+
+
+def test_a_phi_beyond_all_reason_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    network = tmp_path / "tiny_network.yaml"
+    network.write_text(TINY_NETWORK)
+    settings: dict[str, Any] = {"coefficients": (2, 1, 1), "phi": (20,), "devices": "cpu", "out": tmp_path / "scale"}
+    with pytest.raises(UsageError, match="allowed: 2000 layers"):
+        derive(source=str(network), recipe="quick", data=str(write_images(tmp_path / "images", 10)), **settings)
 
 
 def test_given_coefficients_need_no_training(tmp_path: Path) -> None:
@@ -196,7 +261,7 @@ def test_given_coefficients_need_no_training(tmp_path: Path) -> None:
     )
     report.write(found)
     assert watcher.trainings == [] and len(found.members) == 2 and found.decision is None
-    assert any("16 pixels" in warning for warning in found.warnings)  # the images are no larger
+    assert any("pixels are more than the images have (16, the median)" in warning for warning in found.warnings)
     assert "The choice" not in found.run.path("report.md").read_text()
 
 
@@ -211,7 +276,10 @@ def test_a_search_without_a_winner_is_refused(run_copy: Path) -> None:
     [
         ({"phi": ()}, "--phi"),
         ({"phi": (0,)}, "--phi: found 0"),
-        ({"budget": 0}, "--budget: found 0"),
+        ({"budget": 3}, "--budget: found 3; allowed: a whole number from 4"),
+        ({"phi": (1, "a")}, "--phi: found 1, a"),
+        ({"phi": ([1],)}, "--phi: found [1]"),
+        ({"keep_stem": "no"}, "--keep-stem: found no; allowed: true or false"),
         ({"budget_metric": "flops"}, "allowed: macs, step_time, params"),
         ({"within": 0.9}, "--within: found 0.9"),
         ({"coefficients": (1.2, 1.1)}, "--coefficients: found 1.2, 1.1; allowed: alpha,beta,gamma"),
