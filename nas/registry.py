@@ -1,11 +1,12 @@
-"""One small registry, for the folders whose files register themselves."""
+"""Things by name: one small registry, for the folders whose files register themselves, and settings."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, Generic, TypeVar
 
 from nas.errors import UnknownNameError, nearest
 
@@ -52,6 +53,21 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def settings_of(kind: type[T], given: Mapping[str, Any], where: str) -> T:
+    """Return a dataclass of settings made from those that were given by name.
+
+    Raises:
+        UnknownNameError: no such setting.
+    """
+    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]  # every kind of settings is a dataclass
+    for name in given:
+        if name not in known:
+            raise UnknownNameError(
+                f"{where}: {name}: unknown setting. Known: {', '.join(known)}.{nearest(name, known)}"
+            )
+    return kind(**given)
 
 
 def import_folder(package: str) -> None:

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from nas import runs
+from nas.cli._screen import Screen
 from nas.export import Exported, Watcher, export
 
 
-class ExportProgress(Watcher):
+class ExportProgress(Screen, Watcher):
     """A watcher that prints; used as a context, so that the bar is taken down on errors too."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True, markup=False)
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,  # in a log a bar is only empty lines
-        )
-        self._task = self._bar.add_task("preparing", total=None)
-
-    def __enter__(self) -> ExportProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def packing(self, done: int, total: int) -> None:
-        """Show how many images have been decoded."""
-        self._bar.update(self._task, description="packing images", completed=done, total=total)
+        super().__init__(label=12)
 
     def step(self, sentence: str) -> None:
         """Say what begins."""
@@ -68,9 +43,6 @@ class ExportProgress(Watcher):
             self._say(item.format, said)
         self._say("card", str(found.folder / "README.md"))
         self._console.print(Text(f"\nnext: {found.next}"))
-
-    def _say(self, label: str, text: str, style: str = "") -> None:
-        self._console.print(Text.assemble((f"{label:12s}", "bold"), (text, style)))
 
 
 def run(

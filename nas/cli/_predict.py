@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 from rich.table import Table
 
 from nas import runs
+from nas.cli._screen import Screen
 from nas.data import loose
 from nas.devices import pick_device
 from nas.errors import DataError
@@ -30,32 +30,13 @@ EVERY_S = 30.0
 Write = Callable[[Sequence[str]], None]
 
 
-class Bar:
+class Bar(Screen):
     """A bar on a terminal's stderr, and a line now and then in a log; used as a context."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self._task = self._bar.add_task("preparing", total=None)
+        super().__init__(after=(TimeRemainingColumn(),), stderr=True)
+        self.console = self._console
         self._said = time.monotonic()
-
-    def __enter__(self) -> Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def show(self, what: str, done: int, total: int) -> None:
         """Show how far something is."""

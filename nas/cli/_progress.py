@@ -6,13 +6,11 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.progress import SpinnerColumn, TextColumn
 
+from nas.cli._screen import Screen
 from nas.data import Dataset
 from nas.objective import few_images
 from nas.runs import Run
@@ -22,24 +20,12 @@ from nas.search.session import SearchResult, Watcher
 from nas.space import format_count
 
 
-class SearchProgress(Watcher):
+class SearchProgress(Screen, Watcher):
     """A watcher of a search that prints; used as a context, so that the bar is taken down on errors too."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        self._console = Console(highlight=False, soft_wrap=True, markup=False)
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}", markup=False),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,  # in a log a bar is only empty lines
-        )
-        self._task = self._bar.add_task("preparing", total=None, eta="")
+        super().__init__(before=(SpinnerColumn(),), after=(TextColumn("{task.fields[eta]}", markup=False),), eta="")
         self._best = 0.0
         self._flights: dict[int, str] = {}
         self._done = 0
@@ -48,19 +34,6 @@ class SearchProgress(Watcher):
         self._finalists = 0
         self._again: set[str] = set()
         self._began = time.monotonic()
-
-    def __enter__(self) -> SearchProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def packing(self, done: int, total: int) -> None:
-        """Show how many images have been decoded."""
-        self._bar.update(self._task, description="packing images", completed=done, total=total)
 
     def opened(self, run: Run) -> None:
         """Remember what to continue."""
@@ -195,10 +168,6 @@ class SearchProgress(Watcher):
         self._say("report", str(folder / "report.md"))
         self._say("next", f"nas scale --from {shlex.quote(str(folder))} --phi 1,2,3   (larger relatives), or at once:")
         self._say("", f"nas export {shlex.quote(str(folder))}")
-
-    def _say(self, label: str, text: str, style: str = "") -> None:
-        """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""
-        self._console.print(Text.assemble((f"{label:9s}", "bold"), (text, style)))
 
 
 def _many(number: float, word: str) -> str:

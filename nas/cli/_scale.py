@@ -7,15 +7,14 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from nas import catalog
+from nas.cli._screen import Screen, make_console
 from nas.cost import count
 from nas.data import Dataset
 from nas.errors import UsageError, nearest
@@ -29,40 +28,15 @@ from nas.space import format_count
 from nas.spec import ArchSpec, summary
 
 
-class ScaleProgress(Watcher):
+class ScaleProgress(Screen, Watcher):
     """A watcher of a scaling that prints; used as a context, so that the bar is taken down on errors too."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        self._console = _console()
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}", markup=False),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,  # in a log a bar is only empty lines
-        )
-        self._task = self._bar.add_task("preparing", total=None, eta="")
+        super().__init__(before=(SpinnerColumn(),), after=(TextColumn("{task.fields[eta]}", markup=False),), eta="")
         self._known = 0
         self._round = 0
         self._began = time.monotonic()
-
-    def __enter__(self) -> ScaleProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def packing(self, done: int, total: int) -> None:
-        """Show how many images have been decoded."""
-        self._bar.update(self._task, description="packing images", completed=done, total=total)
 
     def opened(self, run: Run) -> None:
         """Remember what to continue."""
@@ -173,10 +147,6 @@ class ScaleProgress(Watcher):
             table.add_row(*(Text(cell) for cell in row))
         self._console.print(table)
 
-    def _say(self, label: str, text: str, style: str = "") -> None:
-        """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""
-        self._console.print(Text.assemble((f"{label:9s}", "bold"), (text, style)))
-
 
 def run(config: ScaleConfig, progress: ScaleProgress) -> None:
     """Scale, write the files and print."""
@@ -195,7 +165,7 @@ def reproduce(family: str) -> None:
     if family not in REPRODUCE:
         known = list(REPRODUCE)
         raise UsageError(f"--reproduce: found {family}; allowed: {', '.join(known)}.{nearest(family, known)}")
-    console = _console()
+    console = make_console()
     heads = ["network", "depth", "width", "pixels", "params", "MACs", "x base", "phi by depth / width / pixels"]
     table = Table(*heads, box=None, pad_edge=False, header_style="dim")
     for row in REPRODUCE[family]:
@@ -222,9 +192,3 @@ def reproduce(family: str) -> None:
         f"\nFrom the released table, not from powers of {PUBLISHED}: where the three columns of phi differ, no single phi gives "
         "the network. EfficientNetV2's at its training resolution; relative to its own base."
     )
-
-
-def _console() -> Console:
-    """Return a console; where no terminal sets a width, tables are not to be folded at 80 columns."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, markup=False, width=200)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.errors import UnknownNameError, UsageError, nearest
+from nas.errors import UsageError
+from nas.registry import settings_of
 from nas.scale.compound import MAX_RESOLUTION_V2, Coefficients, Rules
 from nas.scale.grid import METRICS
 
@@ -111,13 +112,7 @@ def from_settings(settings: dict[str, Any], where: str) -> ScaleConfig:
     Raises:
         UnknownNameError: no such setting. UsageError: a value that cannot be used.
     """
-    known = [item.name for item in fields(ScaleConfig)]
-    for name in settings:
-        if name not in known:
-            raise UnknownNameError(
-                f"{where}: {name}: unknown setting. Known: {', '.join(known)}.{nearest(name, known)}"
-            )
-    return ScaleConfig(**settings)
+    return settings_of(ScaleConfig, settings, where)
 
 
 def _number(value: object, least: float, most: float) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nas.data import BUILTIN
-from nas.errors import UnknownNameError, UsageError, nearest
+from nas.errors import UsageError
+from nas.registry import settings_of
 from nas.space import Limit, parse_quantity
 
 LIMIT_FIELDS = {
@@ -159,13 +160,7 @@ def from_settings(settings: dict[str, Any], where: str) -> SearchConfig:
     Raises:
         UnknownNameError: no such setting.
     """
-    known = [item.name for item in fields(SearchConfig)]
-    for name in settings:
-        if name not in known:
-            raise UnknownNameError(
-                f"{where}: {name}: unknown setting. Known: {', '.join(known)}.{nearest(name, known)}"
-            )
-    return SearchConfig(**settings)
+    return settings_of(SearchConfig, settings, where)
 
 
 def from_document(data: dict[str, Any]) -> SearchConfig:

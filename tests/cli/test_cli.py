@@ -244,7 +244,9 @@ def test_a_resumed_run_ends_with_its_winner_and_the_next_command(
     best = max(record.reward or 0 for record in finished.records if record.kind == "trained")
     assert f"continuing: 3 networks trained already, the best with reward {best:.4f}" in out
     assert finished.winner.arch_hash in out
-    assert out.strip().splitlines()[-1].split(None, 1) == ["next", f"nas export {run_copy}"]
+    larger, export = out.strip().splitlines()[-2:]
+    assert larger.startswith(f"next     nas scale --from {run_copy} --phi 1,2,3")
+    assert export.strip() == f"nas export {run_copy}"
 
 
 def test_the_printed_next_command_works(
