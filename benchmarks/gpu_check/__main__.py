@@ -63,6 +63,10 @@ SECTIONS = {
 """By importance."""
 
 
+SHOWN = 1500
+"""Characters of a result that are printed; the file has all of it."""
+
+
 def is_done(entry: dict[str, Any]) -> bool:
     """Return whether a stored section has its figures: it has not failed, and was not stopped by the time."""
     return entry["result"].get("passed", True) and not entry["result"].get("unfinished", False)
@@ -112,7 +116,7 @@ def main() -> None:
         seconds = round(time.perf_counter() - since, 1)
         content["sections"][name] = {"seconds": seconds, "git": conditions(device)["git"], "result": result}
         store(path, content)
-        print(f"[{name}] {seconds} s: {result}", flush=True)
+        print(f"[{name}] {seconds} s: {str(result)[:SHOWN]}", flush=True)
         if not is_done(content["sections"][name]):
             left.append(name)
         gc.collect()

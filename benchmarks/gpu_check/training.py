@@ -30,6 +30,9 @@ from nas.train.session import train_network
 
 RIVAL = "efficientnetv2_b0"
 
+TURN = replace(SEARCH, cap_s=2.0, target=0.01)
+"""A round in which every network is timed."""
+
 SHARE = 0.85
 """Of the time left, what the trainings are planned to take: a machine's speed drifts."""
 
@@ -38,8 +41,8 @@ def training(setting: Setting) -> dict[str, Any]:
     """Train the network and EfficientNetV2-B0 by one full recipe, seed by seed in turns: accuracy, step time, images/s.
 
     Accuracies are those of the last epoch, on all validation images: none is picked by the images it is scored on. Every
-    training is stored as it ends, in `training-<plan>.json`; cut off, the section goes on from there. Where the time is
-    short it stops after whole seeds, and says so.
+    training is stored as it ends, in `training-<plan>.json`; started again, the section goes on from there (delete the
+    file to have all of it anew). Where the time is short it stops after whole seeds, and says so.
     """
     began = time.perf_counter()
     batch = 16 if setting.small else None
@@ -93,10 +96,10 @@ def training(setting: Setting) -> dict[str, Any]:
         "said": f"{said}; stopped by the time, run it again to go on" if unfinished else said,
         "file": path.name,
         "data": {"name": images.name, "train_images": len(images.train), "val_images": len(images.val)},
-        "recipe": recipe_of(config).document(),
-        "networks": {name: facts(spec) for name, spec in specs.items()},
-        "step_times": content["step_times"],
         **compared([row for row in content["trainings"] if row["seed"] in whole], list(specs)),
+        "step_times": content["step_times"],
+        "networks": {name: facts(spec) for name, spec in specs.items()},
+        "recipe": recipe_of(config).document(),
     }
 
 
@@ -126,10 +129,7 @@ def in_turns(specs: Mapping[str, ArchSpec], setting: Setting, batch: int) -> dic
     """Time the training step of all networks in turns, over and over; ratios are to the first."""
     steps = [timed_step(spec, setting, batch) for spec in specs.values()]
     with lane(lane_name(setting.device), alone=True):
-        rounds = [
-            step_times(steps, setting.device, replace(SEARCH, cap_s=2.0, target=0.01))
-            for _ in range(2 if setting.small else 9)
-        ]
+        rounds = [step_times(steps, setting.device, TURN) for _ in range(2 if setting.small else 9)]
     found: dict[str, Any] = {"batch": batch}
     for index, name in enumerate(specs):
         ratios = [times[index].value / times[0].value for times in rounds]
