@@ -48,7 +48,7 @@ SECTIONS = {
     "tests": Section(commands.tests, 400),
     "training": Section(training, 500),
     "scaling": Section(scaling, 500),
-    "search": Section(commands.search),
+    "search": Section(commands.search, 300),
     "progressive": Section(commands.progressive, 540),
     "step_time": Section(figures.step_time),
     "engines": Section(commands.engines),

@@ -29,13 +29,14 @@ def tests(setting: Setting) -> dict[str, Any]:
 def search(setting: Setting) -> dict[str, Any]:
     """Search v2_tiny (and v2 on a GPU) on the built-in data through the command line, to the winner."""
     found = {}
-    for space, budget in (("v2_tiny", 2),) if setting.small else (("v2_tiny", 8), ("v2", 1)):
+    spaces = (("v2_tiny", 2),) if setting.small else (("v2_tiny", 8), ("v2", 1))
+    for space, budget in spaces:
         with tempfile.TemporaryDirectory() as temp:
             out = Path(temp) / "run"
             command = [sys.executable, "-m", "nas", "search", "--space", space, "--budget", str(budget), "--top-k", "1"]
             command += ["--out", str(out), "--device", str(setting.device), "--recipe", "quick"]
             began = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True, timeout=100 if setting.small else 55)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=setting.limit_s / len(spaces))
             found[space] = {
                 "exit_code": done.returncode,
                 "seconds": round(time.perf_counter() - began, 1),
