@@ -1,6 +1,8 @@
 """Keep a run as evidence under `results/published/`, and write the tables that quote it.
 
-    python -m benchmarks.publish results/v2_tiny-200       # copy a run (no database), then write the tables
+    python -m benchmarks.publish results/v2_tiny-200       # copy a run (no database, no weights), then write the tables
+    python -m benchmarks.publish results/mine --name family --training results/mine-train --transcript said.txt
+                                                           # with its scaling, a training and what the terminal showed
     python -m benchmarks.publish                           # write the tables again
     python -m benchmarks.publish --check                   # fail if a table is not what the files say
 
@@ -14,6 +16,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,16 +38,48 @@ KEPT = (
     "pareto.png",
     "equal_step_time.json",
 )
+KEPT_SCALING = (
+    "manifest.json",
+    "base.yaml",
+    "phi-*.yaml",
+    "measured.json",
+    "scale.json",
+    "grid.csv",
+    "report.md",
+    "scale.png",
+)
+KEPT_TRAINING = ("manifest.json", "arch.yaml", "history.csv", "classes.csv", "result.json", "report.md", "curves.png")
 MARKS = ("<!-- results -->", "<!-- /results -->")
 
 
-def copy(run: Path) -> None:
-    """Copy what is kept of a run."""
-    target = PUBLISHED / run.name
+def copy(run: Path, name: str, training: Path | None, transcript: Path | None) -> None:
+    """Copy what is kept of a run, of its scaling, and of a training, without the folders of the machine in their texts."""
+    target = PUBLISHED / name
+    data = Path(json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]["data"])
+    hidden = [f"{run.resolve().parents[1]}/", *([f"{data.parent}/"] if data.is_absolute() else [])]
+    _copy(run, target, KEPT, hidden)
+    if (run / "scale" / "scale.json").is_file():
+        _copy(run / "scale", target / "scale", KEPT_SCALING, hidden)
+    if training is not None:
+        _copy(training, target / "train", KEPT_TRAINING, hidden)
+    if transcript is not None:
+        write_text(target / "transcript.txt", _without(transcript.read_text(encoding="utf-8"), hidden))
+
+
+def _copy(source: Path, target: Path, kept: Sequence[str], hidden: Sequence[str]) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        if (run / name).exists():
-            shutil.copyfile(run / name, target / name)
+    for pattern in kept:
+        for path in source.glob(pattern):
+            if path.suffix == ".png":
+                shutil.copyfile(path, target / path.name)
+            else:
+                write_text(target / path.name, _without(path.read_text(encoding="utf-8"), hidden))
+
+
+def _without(text: str, hidden: Sequence[str]) -> str:
+    for prefix in hidden:
+        text = text.replace(prefix, "")
+    return text
 
 
 def runs_table() -> str:
@@ -74,7 +109,59 @@ def runs_table() -> str:
             f"{format_count(first['record']['num_params'])} | {optimism:+.4f} | {facts['device']['name']} | "
             f"`{facts['command']}` |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *scalings_table(), *trainings_table()]) + "\n"
+
+
+def scalings_table() -> list[str]:
+    """Return the table of all published scalings as lines."""
+    rows = []
+    for path in sorted(PUBLISHED.glob("*/scale/scale.json")):
+        content, facts = (json.loads((path.parent / name).read_text()) for name in ("scale.json", "manifest.json"))
+        found, trained = content["coefficients"], [item for item in content["trained"] if item["kind"] != "base"]
+        name = path.parent.parent.name
+        chosen = next(item for item in trained if item["chosen"])
+        rows.append(
+            f"| [{name}]({name}/scale/report.md) | {facts['data']['name']} | {facts['grid']['budget_metric']} | "
+            f"{found['alpha']:g} / {found['beta']:g} / {found['gamma']:g} | {chosen['kind']} | {chosen['macs']:.2f} | "
+            f"{chosen['step_time']:.2f} | {sum(item['tied_with_best'] for item in trained)} of {len(trained)} |"
+        )
+    if not rows:
+        return []
+    return [
+        "",
+        "## Scalings",
+        "",
+        "Coefficients that a grid search chose, what they scale, and what the chosen network costs as a multiple of its base.",
+        "",
+        "| run | data | twice the | alpha / beta / gamma | scales | MACs | step time | cannot be told from the best |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+    ]
+
+
+def trainings_table() -> list[str]:
+    """Return the table of all published trainings as lines."""
+    rows = []
+    for path in sorted(PUBLISHED.glob("*/train/result.json")):
+        content, facts = (json.loads((path.parent / name).read_text()) for name in ("result.json", "manifest.json"))
+        name = path.parent.parent.name
+        rows.append(
+            f"| [{name}]({name}/train/report.md) | {facts['arch']['name']} | {facts['data']['name']} | "
+            f"{facts['recipe']['name']}, {content['epochs']} epochs | {content['resolution']} | "
+            f"{content['val_accuracy']:.4f} ± {content['val_error']:.4f} | {format_count(content['num_params'])} |"
+        )
+    if not rows:
+        return []
+    return [
+        "",
+        "## Trainings",
+        "",
+        "Full trainings of networks of these runs (`nas train`), on validation images that chose the network and the epoch.",
+        "",
+        "| run | network | data | recipe | pixels | accuracy | params |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+    ]
 
 
 def comparison_table(content: dict[str, Any], folder: str) -> str:
@@ -167,10 +254,13 @@ def main() -> None:
     """Copy a run if one is named, and write or check the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--name", help="Folder under results/published; the run's own unless given.")
+    parser.add_argument("--training", type=Path, help="Copy this training of the run's network too.")
+    parser.add_argument("--transcript", type=Path, help="Copy this text too: what the terminal showed.")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.run is not None:
-        copy(options.run)
+        copy(options.run, options.name or options.run.name, options.training, options.transcript)
     stale = []
     front, networks = ROOT / "README.md", ROOT / "docs" / "networks.md"
     tables = (
