@@ -74,7 +74,8 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
 @click.option("--keep-first-last", is_flag=True, help="Do not deepen the first and the last stage.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; RUN/scale, or one under results/ for an ARCH.")
 @click.option("--reproduce", metavar="FAMILY", help="Print a published family from its table (efficientnet), and end.")
-def scale(reproduce: str | None, **settings: Any) -> None:
+@click.pass_context
+def scale(context: click.Context, /, reproduce: str | None, **settings: Any) -> None:
     """Find how to scale a network up: a grid search for alpha, beta, gamma, then networks at each phi.
 
     Candidates cost the same as they are built, not in theory, and are trained by the recipe of the search; depth, width and
@@ -86,12 +87,10 @@ def scale(reproduce: str | None, **settings: Any) -> None:
     if reproduce is not None:
         _scale.reproduce(reproduce)
         return
-    from nas.scale import ScaleConfig
-
     progress = _scale.ScaleProgress()
     try:
         with signals():
-            _scale.run(ScaleConfig(**settings), progress)
+            _scale.run(given_by(context, settings), progress)
     except KeyboardInterrupt as end:
         what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
         phi = ",".join(f"{item:g}" for item in settings["phi"])

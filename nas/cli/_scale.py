@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.progress import SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -20,10 +21,12 @@ from nas.data import Dataset
 from nas.errors import UsageError, nearest
 from nas.objective import few_images
 from nas.runs import Run
-from nas.scale import ScaleConfig, ScaleResult, Watcher, derive
+from nas.scale import ScaleConfig, ScaleResult, Watcher, derive, resume
 from nas.scale import report as reports
 from nas.scale.compound import PUBLISHED, REPRODUCE, phi_of, published
+from nas.scale.config import option
 from nas.scale.grid import Choice, Grid, Level
+from nas.scale.session import kind_of
 from nas.space import format_count
 from nas.spec import ArchSpec, summary
 
@@ -148,12 +151,36 @@ class ScaleProgress(Screen, Watcher):
         self._console.print(table)
 
 
-def run(config: ScaleConfig, progress: ScaleProgress) -> None:
-    """Scale, write the files and print."""
+def run(given: dict[str, Any], progress: ScaleProgress) -> None:
+    """Scale, or continue a scaling, write the files and print.
+
+    Args:
+        given: The settings that the user gave.
+
+    Raises:
+        NasError: what a user can mend.
+    """
     with progress:
-        result = derive(config, watcher=progress)
+        source = given.get("source")
+        if source is not None and kind_of(source) == "scale":
+            result = resume(source, **_changes(given), watcher=progress)
+        else:
+            result = derive(ScaleConfig(**given), watcher=progress)
         reports.write(result)
     progress.finished(result)
+
+
+def _changes(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what a continued scaling may change, and refuse the rest."""
+    may: dict[str, Any] = {name: given[name] for name in ("phi", "budget", "seeds", "devices", "data") if name in given}
+    others = [option(name) for name in given if name not in (*may, "source")]
+    if others:
+        raise click.UsageError(
+            f"{', '.join(others)}: a scaling that is continued keeps its own settings; only --phi, --budget, --seeds, --devices "
+            "and --data (where the same images have moved) may be given. Leave the others out, or name the "
+            "search and another --out."
+        )
+    return may
 
 
 def reproduce(family: str) -> None:

@@ -3,6 +3,6 @@
 from nas.scale.compound import Coefficients, Rules, scale
 from nas.scale.config import ScaleConfig
 from nas.scale.result import ScaleResult, Watcher
-from nas.scale.session import derive
+from nas.scale.session import derive, resume
 
-__all__ = ["Coefficients", "Rules", "ScaleConfig", "ScaleResult", "Watcher", "derive", "scale"]
+__all__ = ["Coefficients", "Rules", "ScaleConfig", "ScaleResult", "Watcher", "derive", "resume", "scale"]

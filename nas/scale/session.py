@@ -64,12 +64,55 @@ def derive(config: ScaleConfig | None = None, *, watcher: Watcher | None = None,
     if config is not None and settings:
         raise UsageError(f"derive: found config and {', '.join(settings)}; give one or the other.")
     config = config or from_settings(settings, "derive")
-    watcher = watcher or Watcher()
     source = config.source if config.source is not None else str(runs.latest())
-    if _kind(source) == "scale":
-        config = _continued(config, runs.open_run(source))
-        assert config.source is not None
-        source = config.source
+    if kind_of(source) == "scale":
+        raise UsageError(f"{source}: is a scaling already. Continue it with nas.scale.resume.")
+    return _begun(config, source, watcher or Watcher())
+
+
+def resume(
+    folder: str | os.PathLike[str],
+    *,
+    phi: Sequence[float] | None = None,
+    budget: int | None = None,
+    seeds: int | None = None,
+    devices: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    watcher: Watcher | None = None,
+) -> ScaleResult:
+    """Continue a scaling from its folder, with its own settings; nothing that was measured is measured again.
+
+    Args:
+        phi: Sizes to build as well. budget, seeds: Larger ones. devices: Others of the same kind.
+        data: Where the same images are now, if they have moved.
+
+    Raises:
+        RunError: no scaling there, or its images or device are not what they were.
+    """
+    run = runs.open_run(folder)
+    if run.manifest.get("kind") != "scale":
+        raise UsageError(f"{folder}: is a {run.manifest.get('kind')} run, not a scaling. Name the folder of a scaling.")
+    own = from_settings(dict(run.manifest["config"]), f"{run.path('manifest.json')}: config")
+    source = str(run.folder.parent) if run.manifest["study"] == ".." else str(own.source)
+    config = replace(
+        own,
+        source=source,
+        phi=tuple(phi) if phi else own.phi,
+        budget=budget or own.budget,
+        seeds=seeds or own.seeds,
+        devices=devices or own.devices,
+        data=own.data if data is None else os.fspath(data),
+        out=run.folder,
+    )
+    return _begun(config, source, watcher or Watcher())
+
+
+def kind_of(source: str) -> Any:
+    """Return the kind of a run folder; None where there is none."""
+    return runs.open_run(source).manifest.get("kind") if (Path(source) / "manifest.json").is_file() else None
+
+
+def _begun(config: ScaleConfig, source: str, watcher: Watcher) -> ScaleResult:
     devices = pick_devices(config.devices)
     search = runs.open_search(source) if Path(source).is_dir() else None
     if search is not None and not search.path("winner.yaml").is_file():
@@ -98,28 +141,6 @@ def derive(config: ScaleConfig | None = None, *, watcher: Watcher | None = None,
         folder = runs.new_folder(None, "scale", f"{named.name}-{devices[0].type}", folder)
     with runs.owned(folder):
         return _Scaling(config, named, recipe, search, folder, devices, watcher).run()
-
-
-def _kind(source: str) -> Any:
-    """Return the kind of a run folder; None where there is none."""
-    return runs.open_run(source).manifest.get("kind") if (Path(source) / "manifest.json").is_file() else None
-
-
-def _continued(config: ScaleConfig, run: Run) -> ScaleConfig:
-    """Return the settings of a scaling that is continued by its own folder: its own, with new sizes and larger budgets."""
-    own = from_settings(dict(run.manifest["config"]), f"{run.path('manifest.json')}: config")
-    recipe = run.path("recipe.yaml")
-    return replace(
-        own,
-        source=str(run.folder.parent) if run.manifest["study"] == ".." else own.source,
-        recipe=str(recipe) if recipe.is_file() else own.recipe,
-        phi=config.phi,
-        budget=max(own.budget, config.budget),
-        seeds=max(own.seeds, config.seeds),
-        devices=config.devices,
-        data=config.data or own.data,
-        out=run.folder,
-    )
 
 
 class _Scaling:

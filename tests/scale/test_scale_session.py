@@ -19,7 +19,7 @@ from nas.cost import count
 from nas.cost.step_time import Protocol
 from nas.errors import RunError, UnknownNameError, UsageError
 from nas.evaluate import Evaluator
-from nas.scale import ScaleResult, Watcher, derive, report
+from nas.scale import ScaleResult, Watcher, derive, report, resume
 from nas.scale.config import ScaleConfig
 from nas.search import SearchResult
 
@@ -183,9 +183,13 @@ def test_a_multiple_of_the_measured_step_time_can_be_the_constraint(folder: Path
 
 def test_a_scaling_goes_on_by_its_own_folder(folder: Path, result: ScaleResult) -> None:
     watcher = Counting()
-    again = derive(source=str(folder / "scale"), phi=(1,), watcher=watcher)
+    again = resume(folder / "scale", phi=(1,), watcher=watcher)
     assert watcher.trainings == [] and again.coefficients == result.coefficients
     assert again.run.folder == folder / "scale"
+    with pytest.raises(UsageError, match="is a scaling already"):
+        derive(source=str(folder / "scale"))
+    with pytest.raises(UsageError, match="is a search run, not a scaling"):
+        resume(folder)
 
 
 def test_another_choice_makes_every_network_of_the_family_anew(folder: Path, tmp_path: Path) -> None:
