@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import shlex
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from nas import catalog, runs
 from nas.data import Dataset, is_found, located
@@ -28,12 +25,13 @@ from nas.train import config as configs
 from nas.train import distributed, full_loop
 from nas.train.config import TrainConfig, recipe_of
 from nas.train.distributed import Group
-from nas.train.full_checkpoint import LAST, WEIGHTS, load_last, save_last, save_weights
+from nas.train.full_checkpoint import LAST, load_last, save_last
+from nas.train.full_epoch import Place, State, one_epoch, save_best
 from nas.train.full_facts import changed, manifest, remarks
 from nas.train.full_loop import Training
 from nas.train.full_recipes import FullRecipe, full_checked, full_from_document, full_phases
 from nas.train.full_report import finished, write_history
-from nas.train.loop import DeviceData, Diverged, proportion_error, to_device
+from nas.train.loop import Diverged, to_device
 from nas.train.schedule import Phase
 from nas.train.watch import EpochRow, TrainResult, Watcher
 from nas.weights import load_backbone, load_weights
@@ -189,34 +187,18 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
                 held.give_way()
             watcher.stepped(epoch, phase.resolution, done, steps)
 
+        place = Place(run, training, data, test_resolution, watcher, between)
         said = (*remarks(recipe, images), *state.notes, *changed(run, facts))
         watcher.started(run, state.history, said)
         ends = [sum(int(phase.epochs) for phase in plan[: index + 1]) for index in range(len(plan))]
         for epoch in range(len(state.history) + 1, recipe.epochs + 1):
             phase = next(phase for phase, end in zip(plan, ends, strict=True) if epoch <= end)
-            state = _epoch(task, run, training, data, state, phase, epoch, test_resolution, between)
+            state = one_epoch(place, state, phase, epoch)
     group.wait()
     return finished(run, spec, state.history, state.best, state.notes, write=group.leads)
 
 
-@dataclass(frozen=True)
-class _State:
-    """A training so far.
-
-    Args:
-        best: `epoch`, and `classes`: for each class its validation images and how many of them are named right; empty at first.
-        notes: What happened that a reader of the result should know.
-    """
-
-    history: tuple[EpochRow, ...] = ()
-    best: Mapping[str, Any] | None = None
-    notes: tuple[str, ...] = ()
-
-    def document(self) -> dict[str, Any]:
-        return {"history": [row.document() for row in self.history], "best": self.best, "notes": list(self.notes)}
-
-
-def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Training, _State]:
+def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Training, State]:
     """Return the network at the end of the last whole epoch, or before the first."""
     config, recipe = task.config, task.recipe
     network = build(spec, seed=config.seed)
@@ -235,113 +217,20 @@ def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Trai
     )
     task.group.wait()  # none may look whether the file is there while process 0 writes it
     if fresh:
-        state = _State(notes=tuple(notes))
+        state = State(notes=tuple(notes))
         if task.group.leads:
             save_last(run.path(LAST), training, state.document())
         return training, state
     stored = load_last(run.path(LAST), training)
-    state = _State(
-        tuple(EpochRow(**row) for row in stored["history"]), stored["best"], tuple(map(str, stored["notes"]))
-    )
+    state = State(tuple(EpochRow(**row) for row in stored["history"]), stored["best"], tuple(map(str, stored["notes"])))
     # A run killed between the file it continues from and what is written after it lacks the latter.
     if state.best is not None and state.best["epoch"] == len(state.history):
         with full_loop.averaged(training) as best:  # in all processes: they agree on the weights
             if task.group.leads:
-                _save_best(run, best.state_dict(), state)
+                save_best(run, best.state_dict(), state)
     if task.group.leads and state.history:
         write_history(run, state.history)
     return training, state
-
-
-def _epoch(
-    task: _Task,
-    run: Run,
-    training: Training,
-    data: DeviceData,
-    state: _State,
-    phase: Phase,
-    epoch: int,
-    test_resolution: int,
-    between: Callable[[int, Phase, int, int], None],
-) -> _State:
-    """Train one epoch, score it, and write down all of it; with smaller parts of a batch where memory does not suffice."""
-    began = time.perf_counter()
-    while True:
-        try:
-            shown = full_loop.train_epoch(
-                training, data, phase, epoch, lambda done, steps: between(epoch, phase, done, steps)
-            )
-            with full_loop.averaged(training) as network:
-                classes = full_loop.scores(training, data, test_resolution)
-                n, k = (int(value) for value in classes.sum(0))
-                # Of equals the later one: it has seen larger images.
-                best = k / n >= max((before.val_accuracy for before in state.history), default=0.0)
-                weights = (
-                    {name: value.detach().cpu().clone() for name, value in network.state_dict().items()} if best else {}
-                )
-            break
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-        # Only here, after the traceback is gone, can the failed step's tensors be freed.
-        state = _smaller(task, run, training, state, phase, epoch)
-    row = EpochRow(
-        epoch=epoch,
-        phase=phase.number,
-        resolution=phase.resolution,
-        learning_rate=shown.learning_rate,
-        train_loss=shown.train_loss,
-        val_accuracy=k / n,
-        val_error=proportion_error(k, n),
-        seconds=time.perf_counter() - began,
-        images_per_second=shown.images / shown.seconds,
-        micro_batch=training.micro_batch,
-    )
-    state = replace(
-        state,
-        history=(*state.history, row),
-        best={"epoch": epoch, "classes": classes.tolist()} if best else state.best,
-    )
-    if task.group.leads:
-        save_last(run.path(LAST), training, state.document())  # from here on the epoch counts
-        if best:
-            _save_best(run, weights, state)
-        write_history(run, state.history)
-    task.watcher.epoch(row, best)
-    return state
-
-
-def _smaller(task: _Task, run: Run, training: Training, state: _State, phase: Phase, epoch: int) -> _State:
-    """Bring a training back to the start of an epoch, with half the images in a forward pass.
-
-    Raises:
-        DeviceError: there are too few images in it already, or several processes train.
-    """
-    what = f"{task.device}: out of memory in epoch {epoch}, with {training.micro_batch} images of {phase.resolution} pixels"
-    if task.group.size > 1:  # the others wait for gradients that will not come
-        raise DeviceError(f"{what} in each process. Give a smaller --batch-size, or more devices.")
-    batch, smaller = task.recipe.batch_size, -(-training.micro_batch // 2)
-    if batch // -(-batch // smaller) < 2:  # batch norm cannot do with one image
-        raise DeviceError(f"{what}. Give a smaller network or --resolution.")
-    gc.collect()
-    if task.device.type == "cuda":
-        torch.cuda.empty_cache()
-    load_last(run.path(LAST), training)
-    training.micro_batch = smaller
-    said = (
-        f"Out of memory in epoch {epoch} at {phase.resolution} pixels: a batch of {batch} is now computed in parts of "
-        f"{smaller} images, and the epoch began again. The gradients are those of the whole batch, but batch norm sees "
-        f"{smaller} images at a time, so that results differ from those of a larger device."
-    )
-    task.watcher.note(said)
-    runs.update(run, {"micro_batch": smaller, "remarks": [*state.notes, said]})
-    return replace(state, notes=(*state.notes, said))
-
-
-def _save_best(run: Run, weights: Mapping[str, Tensor], state: _State) -> None:
-    row = state.history[-1]
-    facts = {"arch_hash": run.manifest["arch"]["hash"], "epoch": row.epoch, "val_accuracy": row.val_accuracy}
-    save_weights(run.path(WEIGHTS), weights, facts)
 
 
 def _images(config: TrainConfig, resolution: int, task: _Task) -> Dataset:
