@@ -69,7 +69,9 @@ def one_epoch(place: Place, state: State, phase: Phase, epoch: int) -> State:
     began = time.perf_counter()
     run, training, data, watcher = place.run, place.training, place.data, place.watcher
     shown, state = _trained(place, state, phase, epoch)
+    full_loop.check_finite(training, "the weights")
     with full_loop.averaged(training) as network:
+        full_loop.check_finite(training, "the averaged weights")
         classes = full_loop.scores(training, data, place.test_resolution)
         n, k = (int(value) for value in classes.sum(0))
         # Of equals the later one: it has seen larger images.

@@ -213,15 +213,42 @@ def backward(training: Training, images: Tensor, targets: Tensor, share: float) 
     return loss.detach()
 
 
+def check_finite(training: Training, what: str) -> None:
+    """Hold that the network's weights and statistics are finite, in every process.
+
+    A loss may be finite while they are not: it is computed before the step, and a frozen or unused weight is not in it.
+
+    Args:
+        what: Which weights the network has now, for the message.
+
+    Raises:
+        Diverged: some of them are not.
+    """
+    tensors = [value for value in training.network.state_dict().values() if value.is_floating_point()]
+    finite = torch.stack([value.isfinite().all() for value in tensors]).all()
+    if training.group.any(not bool(finite)):
+        raise Diverged(f"{what} are not finite")
+
+
 def scores(training: Training, data: DeviceData, resolution: int) -> Tensor:
     """Score the network as it is on the validation images; each process does its part of them.
 
     Returns:
         int64, (num_classes, 2), on the CPU: images of each class, and how many of them are named right.
+
+    Raises:
+        Diverged: what the network says of an image is not finite.
     """
     part = training.group.part(len(data.val_labels))
-    # No gradients are kept, so twice the images of a training pass fit wherever those did.
-    right = correct(training.network, data, resolution, min(250, 2 * training.micro_batch), part)
+    finite = [torch.ones((), dtype=torch.bool, device=training.device)]
+    watched = training.network.register_forward_hook(lambda _, __, said: finite.append(said.isfinite().all()))
+    try:
+        # No gradients are kept, so twice the images of a training pass fit wherever those did.
+        right = correct(training.network, data, resolution, min(250, 2 * training.micro_batch), part)
+    finally:
+        watched.remove()
+    if training.group.any(not bool(torch.stack(finite).all())):
+        raise Diverged("the scores of the validation images are not finite")
     labels = data.val_labels[part.start : part.stop]
     found = [torch.bincount(labels[rows], minlength=data.num_classes) for rows in (slice(None), right)]
     return training.group.total(torch.stack(found, 1)).cpu()

@@ -212,6 +212,35 @@ def test_a_loss_that_is_no_number_ends_the_training_with_its_remedy(place: Place
         place.train("diverged", learning_rate=1e5, recipe="short", epochs=4, batch_size=8)
 
 
+@pytest.mark.parametrize("where", ["network", "average", "scores"])
+def test_weights_that_are_no_numbers_are_not_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The loss of an epoch is computed before its last step, so that it may be finite while the weights are not."""
+    original = full_loop.train_epoch
+
+    def spoilt(training: full_loop.Training, data: Any, phase: Any, epoch: int, *rest: Any) -> full_loop.EpochTraining:
+        shown = original(training, data, phase, epoch, *rest)
+        assert training.ema
+        if epoch == 2 and where == "network":
+            training.network.get_parameter("classifier.bias").data[0] = float("nan")
+        elif epoch == 2 and where == "average":
+            training.ema.values["bn1.running_var"][0] = float("inf")
+        elif epoch == 2:
+            training.ema.values["classifier.weight"].fill_(3e38)  # finite, but no sum of it is
+        return shown
+
+    monkeypatch.setattr(full_loop, "train_epoch", spoilt)
+    words = {"network": "the weights are", "average": "averaged weights are", "scores": "scores of the validation"}
+    with pytest.raises(RunError, match=rf"{words[where]}.* not finite.*--learning-rate"):
+        place.train(f"spoilt-{where}", epochs=2)
+    run = place.folder / f"spoilt-{where}"
+    kept = last(run)
+    assert len(json.loads(kept["facts"])["history"]) == 1
+    tensors = [*kept["network"].values(), *kept["ema"].values(), *weights(run).values()]
+    assert all(bool(value.isfinite().all()) for value in tensors)
+
+
 def test_other_images_and_other_runs_are_not_continued(place: Place, whole: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(whole, tmp_path / "copy"))
     images = Path(shutil.copytree(place.data, tmp_path / "images"))
