@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nas import runs
@@ -67,16 +65,12 @@ def one_epoch(place: Place, state: State, phase: Phase, epoch: int) -> State:
         DeviceError: no part of a batch is small enough.
     """
     began = time.perf_counter()
-    run, training, data, watcher = place.run, place.training, place.data, place.watcher
+    run, training = place.run, place.training
     shown, state = _trained(place, state, phase, epoch)
-    full_loop.check_finite(training, "the weights")
-    with full_loop.averaged(training) as network:
-        full_loop.check_finite(training, "the averaged weights")
-        classes = full_loop.scores(training, data, place.test_resolution)
-        n, k = (int(value) for value in classes.sum(0))
-        # Of equals the later one: it has seen larger images.
-        best = k / n >= max((before.val_accuracy for before in state.history), default=0.0)
-        weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()} if best else {}
+    classes, weights, state = _scored(place, state, epoch)
+    n, k = (int(value) for value in classes.sum(0))
+    # Of equals the later one: it has seen larger images.
+    best = k / n >= max((before.val_accuracy for before in state.history), default=0.0)
     row = EpochRow(
         epoch=epoch,
         phase=phase.number,
@@ -99,7 +93,7 @@ def one_epoch(place: Place, state: State, phase: Phase, epoch: int) -> State:
         if best:
             save_best(run, weights, state)
         write_history(run, state.history)
-    watcher.epoch(row, best)
+    place.watcher.epoch(row, best)
     return state
 
 
@@ -117,6 +111,38 @@ def _trained(place: Place, state: State, phase: Phase, epoch: int) -> tuple[Epoc
         state = _smaller(place, state, phase, epoch)
 
 
+def _scored(place: Place, state: State, epoch: int) -> tuple[Tensor, Mapping[str, Tensor], State]:
+    """Score an epoch; return its classes as `full_loop.scores` does, the weights that were scored, and what was to be said.
+
+    Raises:
+        Diverged: weights or scores are not finite. DeviceError: memory does not suffice for one image.
+    """
+    training, device = place.training, place.training.device
+    before = min(training.score_batch, 2 * training.micro_batch)
+    full_loop.check_finite(training, "the weights")
+    try:
+        with full_loop.averaged(training) as network:
+            full_loop.check_finite(training, "the averaged weights")
+            classes = full_loop.scores(training, place.data, place.test_resolution)
+            weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"{device}: out of memory for the averaged weights beside the others, in epoch {epoch}. Free memory of the "
+            "device, or go on with another --device."
+        ) from error
+    if training.group.any(training.score_batch < before):
+        state = _noted(
+            place,
+            state,
+            f"Out of memory while scoring after epoch {epoch}, with {before} images of {place.test_resolution} pixels: they "
+            f"are now scored {training.score_batch} at a time. The training does not depend on it, nor the accuracy but for "
+            "rounding.",
+        )
+    return classes, weights, state
+
+
 def _smaller(place: Place, state: State, phase: Phase, epoch: int) -> State:
     """Bring a training back to the start of an epoch, with half the images in a forward pass.
 
@@ -131,7 +157,7 @@ def _smaller(place: Place, state: State, phase: Phase, epoch: int) -> State:
     batch, smaller = training.recipe.batch_size, -(-training.micro_batch // 2)
     if batch // -(-batch // smaller) < 2:  # batch norm cannot do with one image
         raise DeviceError(f"{what}. Give a smaller network or --resolution.")
-    _free(device)
+    full_loop.free(device)
     load_last(run.path(LAST), training)
     training.micro_batch = smaller
     return _noted(
@@ -140,23 +166,15 @@ def _smaller(place: Place, state: State, phase: Phase, epoch: int) -> State:
         f"Out of memory in epoch {epoch} at {phase.resolution} pixels: a batch of {batch} is now computed in parts of "
         f"{smaller} images, and the epoch began again. The gradients are those of the whole batch, but batch norm sees "
         f"{smaller} images at a time, so that results differ from those of a larger device.",
-        micro_batch=smaller,
     )
 
 
-def _free(device: torch.device) -> None:
-    """Give back what a step or a score that failed held."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _noted(place: Place, state: State, sentence: str, **facts: Any) -> State:
+def _noted(place: Place, state: State, sentence: str) -> State:
     """Say what happened, now, in the manifest and in the report."""
     notes = (*state.notes, sentence)
     place.watcher.note(sentence)
     if place.training.group.leads:
-        runs.update(place.run, {**facts, "remarks": list(notes)})
+        runs.update(place.run, {"micro_batch": place.training.micro_batch, "remarks": list(notes)})
     return replace(state, notes=notes)
 
 

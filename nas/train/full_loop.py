@@ -7,6 +7,7 @@ bit where the arithmetic is: on a CPU with one number of threads. Convolutions o
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections import deque
@@ -49,6 +50,7 @@ class Training:
         network: What is trained, saved and scored. module: What a step runs: the network itself, or wrapped for several
             processes, or compiled.
         micro_batch: Images of one forward pass of this process at most; a larger batch is split.
+        score_batch: Images that are scored at a time, at most.
         steps: Optimiser steps done.
     """
 
@@ -62,6 +64,7 @@ class Training:
     group: Group
     compiled: bool
     micro_batch: int
+    score_batch: int = 250
     steps: int = 0
 
 
@@ -233,25 +236,48 @@ def check_finite(training: Training, what: str) -> None:
 def scores(training: Training, data: DeviceData, resolution: int) -> Tensor:
     """Score the network as it is on the validation images; each process does its part of them.
 
+    Where memory does not suffice `score_batch` is halved: no image depends on those beside it when it is scored.
+
     Returns:
         int64, (num_classes, 2), on the CPU: images of each class, and how many of them are named right.
 
     Raises:
         Diverged: what the network says of an image is not finite.
+        DeviceError: not even one image fits.
     """
     part = training.group.part(len(data.val_labels))
-    finite = [torch.ones((), dtype=torch.bool, device=training.device)]
-    watched = training.network.register_forward_hook(lambda _, __, said: finite.append(said.isfinite().all()))
-    try:
-        # No gradients are kept, so twice the images of a training pass fit wherever those did.
-        right = correct(training.network, data, resolution, min(250, 2 * training.micro_batch), part)
-    finally:
-        watched.remove()
+    # No gradients are kept, so twice the images of a training pass fit where they are not larger than those.
+    training.score_batch = min(training.score_batch, 2 * training.micro_batch)
+    while True:
+        finite = [torch.ones((), dtype=torch.bool, device=training.device)]
+        watched = training.network.register_forward_hook(lambda _, __, said: finite.append(said.isfinite().all()))  # noqa: B023
+        try:
+            right = correct(training.network, data, resolution, training.score_batch, part)
+            break
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        finally:
+            watched.remove()
+        if training.score_batch == 1:
+            raise DeviceError(
+                f"{training.device}: out of memory while one image of {resolution} pixels is scored. Free memory of the "
+                "device, or go on with another --device."
+            )
+        training.score_batch = -(-training.score_batch // 2)
+        free(training.device)
     if training.group.any(not bool(torch.stack(finite).all())):
         raise Diverged("the scores of the validation images are not finite")
     labels = data.val_labels[part.start : part.stop]
     found = [torch.bincount(labels[rows], minlength=data.num_classes) for rows in (slice(None), right)]
     return training.group.total(torch.stack(found, 1)).cpu()
+
+
+def free(device: torch.device) -> None:
+    """Give back what a step or a score that failed held; to be called after its traceback is gone."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @contextmanager

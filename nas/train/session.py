@@ -18,7 +18,7 @@ from nas.data import load as load_data
 from nas.devices import lane_name, out_of_memory
 from nas.errors import DeviceError, RunError, UsageError
 from nas.lane import lane
-from nas.models import build
+from nas.models import Network, build
 from nas.runs import Run
 from nas.spec import ArchSpec
 from nas.train import config as configs
@@ -31,10 +31,10 @@ from nas.train.full_facts import changed, manifest, remarks
 from nas.train.full_loop import Training
 from nas.train.full_recipes import FullRecipe, full_checked, full_from_document, full_phases
 from nas.train.full_report import finished, write_history
+from nas.train.full_weights import begun_with, check_weights
 from nas.train.loop import Diverged, to_device
 from nas.train.schedule import Phase
 from nas.train.watch import EpochRow, TrainResult, Watcher
-from nas.weights import load_backbone, load_weights
 
 
 def train_network(
@@ -152,6 +152,11 @@ def _run(task: _Task) -> TrainResult:
 def _owned(task: _Task, folder: Path) -> TrainResult:
     config, recipe, group, device, watcher = task.config, task.recipe, task.group, task.device, task.watcher
     resolution = config.resolution or task.spec.resolved().resolution
+    # Files that other processes may write are looked for before these meet to load the images.
+    fresh = task.run is None or not any(task.run.path(name).exists() for name in (LAST, "history.csv"))
+    begin_with = config.weights if fresh else None
+    if begin_with is not None:
+        check_weights(task.spec, begin_with)  # what is wrong with a file need not wait for thousands of images
     plan = full_phases(recipe, resolution)
     test_resolution = recipe.test_resolution(plan[-1].resolution)
     images = _images(config, max(test_resolution, *(phase.resolution for phase in plan)), task)
@@ -162,6 +167,8 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
         resolution=resolution,
         resolution_mult=1.0,
     )
+    network = build(spec, seed=config.seed)
+    notes = begun_with(network, spec, begin_with, recipe) if begin_with is not None else ()
     facts = manifest(
         spec,
         config,
@@ -177,7 +184,7 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
     watcher.opened(run)
     with lane(lane_name(device), alone=False, waiting=watcher.waiting) as held:
         data = to_device(images, None, device)
-        training, state = _begun(task, spec, run, images)
+        training, state = _begun(task, network, run, fresh, notes)
 
         def between(epoch: int, phase: Phase, done: int, steps: int) -> None:
             """Step aside for a timing that waits for one of the devices: all processes at once, or they would wait for it."""
@@ -198,26 +205,14 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
     return finished(run, spec, state.history, state.best, state.notes, write=group.leads)
 
 
-def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Training, State]:
-    """Return the network at the end of the last whole epoch, or before the first."""
-    config, recipe = task.config, task.recipe
-    network = build(spec, seed=config.seed)
-    fresh = not run.path(LAST).exists() and not run.path("history.csv").exists()
-    notes: list[str] = []
-    if fresh and config.weights is not None:
-        if not recipe.needs_weights:
-            load_weights(network, config.weights)
-        elif left := load_backbone(network, config.weights):
-            notes.append(
-                f"{config.weights.name}: its classifier has {left} classes, these images have {spec.num_classes}: it was left "
-                "out, and begins with fresh weights."
-            )
+def _begun(task: _Task, network: Network, run: Run, fresh: bool, notes: tuple[str, ...]) -> tuple[Training, State]:
+    """Return the network at the end of the last whole epoch, or before the first, with the notes of its weights."""
+    config = task.config
     training = full_loop.begin(
-        network, recipe, seed=config.seed, device=task.device, group=task.group, compiled=config.compile
+        network, task.recipe, seed=config.seed, device=task.device, group=task.group, compiled=config.compile
     )
-    task.group.wait()  # none may look whether the file is there while process 0 writes it
     if fresh:
-        state = State(notes=tuple(notes))
+        state = State(notes=notes)
         if task.group.leads:
             save_last(run.path(LAST), training, state.document())
         return training, state

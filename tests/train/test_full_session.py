@@ -189,6 +189,40 @@ def test_out_of_memory_splits_the_batch_and_begins_the_epoch_again(
     assert said[0] in (result.run.folder / "report.md").read_text()
 
 
+def test_out_of_memory_while_scoring_halves_the_scoring_alone(
+    place: Place, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, batches, trained = full_loop.correct, [], []
+
+    def greedy(network: Any, data: Any, resolution: int, batch_size: int, part: range) -> torch.Tensor:
+        batches.append(batch_size)
+        if batch_size > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(network, data, resolution, batch_size, part)
+
+    def counted(training: full_loop.Training, data: Any, phase: Any, epoch: int, *rest: Any) -> full_loop.EpochTraining:
+        trained.append(epoch)
+        return first(training, data, phase, epoch, *rest)
+
+    first = full_loop.train_epoch
+    monkeypatch.setattr(full_loop, "correct", greedy)
+    monkeypatch.setattr(full_loop, "train_epoch", counted)
+    seen = Notes()
+    result = place.train("oom-scoring", seen)
+    assert trained == [1, 2, 3, 4] and batches == [32, 16, 8, 8, 8, 8]
+    (said,) = seen.said
+    assert "while scoring after epoch 1, with 32 images of 16 pixels" in said and "scored 8 at a time" in said
+    assert result.summary["notes"] == [said] and [row.micro_batch for row in result.history] == [16] * 4
+    mine, theirs = last(result.run.folder), last(whole)
+    assert (mine["score_batch"], theirs["score_batch"]) == (8, 32)
+    assert_same(mine["network"], theirs["network"])  # nothing was trained again, and nothing otherwise
+    monkeypatch.setattr(full_loop, "correct", lambda *_: greedy(None, None, 0, 9, range(0)))
+    with pytest.raises(
+        DeviceError, match=r"while one image of 16 pixels is scored.*--device\. Continue with: nas train"
+    ):
+        place.train("oom-one", epochs=2)
+
+
 def test_out_of_memory_with_two_images_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -213,9 +247,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_its_remedy(place: Place
 
 
 @pytest.mark.parametrize("where", ["network", "average", "scores"])
-def test_weights_that_are_no_numbers_are_not_kept(
-    place: Place, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_weights_that_are_no_numbers_are_not_kept(place: Place, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """The loss of an epoch is computed before its last step, so that it may be finite while the weights are not."""
     original = full_loop.train_epoch
 
@@ -302,12 +334,35 @@ def test_weights_are_asked_for_and_must_fit(place: Place, whole: Path, tmp_path:
         place.train("none", recipe="transfer")
     images = Path(shutil.copytree(place.data, tmp_path / "images"))
     shutil.copytree(images / "red", images / "white")
-    with pytest.raises(
-        WeightsError, match=r"classifier\.weight"
-    ):  # a recipe that is no transfer takes no other classes
+    with pytest.raises(WeightsError, match=r"has 3 classes, these images have 4; .*--recipe transfer"):
         place.train("strict", data=str(images), weights=whole / "weights.safetensors")
+    assert not (place.folder / "strict").exists()
     again = place.train("again", weights=whole / "weights.safetensors", epochs=2)
     assert again.history[0].train_loss < place.train("cold", epochs=2).history[0].train_loss
+
+
+def test_weights_that_do_not_fit_are_told_before_images_are_read(
+    place: Place, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = weights(whole)
+    (tmp_path / "damaged.pt").write_bytes(b"half")
+    torch.save({name: value for name, value in tensors.items() if "bn1" not in name}, tmp_path / "other.pt")
+    torch.save({**tensors, "conv_stem.weight": tensors["conv_stem.weight"][:, :1]}, tmp_path / "grey.pt")
+
+    def unread(*_: Any, **__: Any) -> None:
+        raise AssertionError("the images were read")
+
+    monkeypatch.setattr("nas.train.session.load_data", unread)
+    for name, words in (("none.pt", "no such file"), ("damaged.pt", "cannot be read"), ("other.pt", "missing: bn1")):
+        with pytest.raises(WeightsError, match=words):
+            place.train("unfit", weights=tmp_path / name)
+        assert not (place.folder / "unfit").exists()
+    with pytest.raises(AssertionError, match="were read"):  # whether the images are grey too is not known before
+        place.train("unfit", weights=tmp_path / "grey.pt")
+    monkeypatch.undo()
+    with pytest.raises(WeightsError, match=r"conv_stem\.weight \(8, 1, 3, 3\) \(the network has \(8, 3, 3, 3\)"):
+        place.train("unfit", weights=tmp_path / "grey.pt")
+    assert not (place.folder / "unfit").exists()
 
 
 def test_fewer_epochs_keep_the_shape_of_the_schedule() -> None:
