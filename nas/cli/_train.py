@@ -230,10 +230,14 @@ def own_images(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": config["data"], "skip_broken": bool(config.get("skip_broken", False))}
 
 
+MAY_CHANGE = ("device", "data", "micro_batch", "compile")
+"""Settings of a training that may be others when it is resumed."""
+
+
 def _changes(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed training may change, and refuse settings that differ from its own."""
     own = runs.open_training(folder).manifest["config"]
-    may: dict[str, Any] = {name: given.pop(name) for name in ("device", "data") if name in given}
+    may: dict[str, Any] = {name: given.pop(name) for name in MAY_CHANGE if name in given}
     differs = []
     for name, value in given.items():
         plain = str(value) if isinstance(value, Path) else value
@@ -242,8 +246,8 @@ def _changes(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
             differs.append(f"{option(name)}: found {plain}, the run has {'none' if before is None else before}")
     if differs:
         raise click.UsageError(
-            f"{'; '.join(differs)}. A resumed training keeps its own settings; only --device may be changed, and --data where "
-            f"the same images have moved. {continued(folder)} is enough."
+            f"{'; '.join(differs)}. A resumed training keeps its own settings; only --device, --micro-batch and --compile may "
+            f"be changed, and --data where the same images have moved. {continued(folder)} is enough."
         )
     return may
 

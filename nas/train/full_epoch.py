@@ -152,11 +152,19 @@ def _smaller(place: Place, state: State, phase: Phase, epoch: int) -> State:
     run, training = place.run, place.training
     device = training.device
     what = f"{device}: out of memory in epoch {epoch}, with {training.micro_batch} images of {phase.resolution} pixels"
-    if training.group.size > 1:  # the others wait for gradients that will not come
-        raise DeviceError(f"{what} in each process. Give a smaller --batch-size, or more devices.")
-    batch, smaller = training.recipe.batch_size, -(-training.micro_batch // 2)
-    if batch // -(-batch // smaller) < 2:  # batch norm cannot do with one image
-        raise DeviceError(f"{what}. Give a smaller network or --resolution.")
+    batch, smaller = len(training.group.part(training.recipe.batch_size)), -(-training.micro_batch // 2)
+    if full_loop.smallest_part(batch, smaller) < 2:  # batch norm cannot do with one image
+        raise DeviceError(
+            f"{what}. Train anew with a smaller network or --resolution, or free memory of the device or name another --device "
+            "to go on."
+        )
+    if (
+        training.group.size > 1
+    ):  # the others are within a step and wait for its gradients: they cannot be asked to begin again
+        raise DeviceError(
+            f"{what} in each of {training.group.size} processes. Give --micro-batch {smaller} to go on (batch norm then sees "
+            "fewer images at a time), or start more processes, with a device for each."
+        )
     full_loop.free(device)
     load_last(run.path(LAST), training)
     training.micro_batch = smaller

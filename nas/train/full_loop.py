@@ -10,9 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
@@ -30,16 +28,14 @@ from nas.errors import DeviceError
 from nas.models import Network
 from nas.train.distributed import Group
 from nas.train.ema import Ema
+from nas.train.feed import feed
 from nas.train.full_recipes import FullRecipe
-from nas.train.loop import DeviceData, Diverged, Images, augmented, batches, correct
+from nas.train.loop import DeviceData, Diverged, augmented, batches, correct
 from nas.train.optimizers import make_optimizer, set_rate
 from nas.train.schedule import Phase
 
 ORDER, DATA, MODEL = range(3)
 """What random numbers are for: the order of the images, their augmentation, and dropout and drop path."""
-
-AHEAD = 2
-"""Batches that are gathered on the host before they are wanted."""
 
 
 @dataclass
@@ -178,6 +174,11 @@ def train_epoch(
 def batch_parts(training: Training) -> int:
     """Return how many forward passes this process makes of its share of a batch."""
     return -(-len(training.group.part(training.recipe.batch_size)) // training.micro_batch)
+
+
+def smallest_part(images: int, micro_batch: int) -> int:
+    """Return the images in the smallest part of some that are computed `micro_batch` at a time, at most."""
+    return images // -(-images // micro_batch)
 
 
 def make_batch(
@@ -338,7 +339,7 @@ def _compiling(training: Training) -> Iterator[None]:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise DeviceError(
             f"--compile: torch.compile failed: {reason}. On CUDA it needs Triton and a C compiler, on a CPU a C++ compiler. "
-            "Install them, or train anew without it."
+            "Install them, or give --no-compile."
         ) from error
 
 
@@ -358,32 +359,6 @@ def _update(training: Training) -> None:
     training.steps += 1
     if training.ema:
         training.ema.update(training.network, training.steps)
-
-
-def feed(indices: Iterable[Tensor], images: Images) -> Iterator[Tensor]:
-    """Yield the images at some indices, on the device: uint8, (B, H, W, C).
-
-    Images that lie on the host beside a CUDA device are gathered ahead by a thread, into memory from which the device copies
-    while it computes; their indices are to be on the host too.
-    """
-    if images.pixels.device == images.device:
-        yield from (images[index] for index in indices)
-        return
-
-    def gathered(index: Tensor) -> Tensor:
-        torch.cuda.set_device(images.device)  # of this thread: the memory is pinned for it
-        rows = index if images.rows is None else images.rows[index]
-        pinned = torch.empty((len(rows), *images.pixels.shape[1:]), dtype=torch.uint8, pin_memory=True)
-        return torch.index_select(images.pixels, 0, rows, out=pinned)
-
-    waiting: deque[Future[Tensor]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        for index in indices:
-            waiting.append(pool.submit(gathered, index))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result().to(images.device, non_blocking=True)
-        while waiting:
-            yield waiting.popleft().result().to(images.device, non_blocking=True)
 
 
 def _check(total: Tensor) -> None:

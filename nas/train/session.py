@@ -70,16 +70,23 @@ def train_network(
     config = replace(config, data=located(config.data), weights=weights)
     named = {"source": source or spec.name, "phi": phi}
     with distributed.joined(config.device) as (group, device):
-        return _run(_Task(spec, config, recipe, named, group, device, None, watcher or Watcher()))
+        return _run(_Task(spec, config, recipe, named, group, device, None, config.micro_batch, watcher or Watcher()))
 
 
 def resume_training(
-    folder: Path, *, device: str | None = None, data: str | None = None, watcher: Watcher | None = None
+    folder: Path,
+    *,
+    device: str | None = None,
+    data: str | None = None,
+    micro_batch: int | None = None,
+    compile: bool | None = None,
+    watcher: Watcher | None = None,
 ) -> TrainResult:
     """Continue a training from its folder, with its own settings, from the end of its last whole epoch.
 
     Args:
         device: Another one. data: Where the same images are now, if they have moved.
+        micro_batch: Images that a device computes at a time from now on. compile: Whether the step is compiled from now on.
 
     Raises:
         RunError: no run there, or its images are not what they were. UsageError: not a training.
@@ -87,7 +94,13 @@ def resume_training(
     run = runs.open_training(folder)
     where = str(run.path("manifest.json"))
     config = configs.from_document(dict(run.manifest["config"]))
-    config = replace(config, device=device or config.device, data=config.data if data is None else located(data))
+    config = replace(
+        config,
+        device=device or config.device,
+        data=config.data if data is None else located(data),
+        micro_batch=config.micro_batch if micro_batch is None else micro_batch,
+        compile=config.compile if compile is None else compile,
+    )
     if data is None and not is_found(config.data):
         raise RunError(
             f"{folder}: its images are not at {config.data}, where they were. Put them back, or say where they are now: "
@@ -96,7 +109,7 @@ def resume_training(
     recipe = full_checked(full_from_document(dict(run.manifest["recipe"]), where), where)
     spec = catalog.load_arch(run.path("arch.yaml"))
     with distributed.joined(config.device) as (group, place):
-        return _run(_Task(spec, config, recipe, {}, group, place, run, watcher or Watcher()))
+        return _run(_Task(spec, config, recipe, {}, group, place, run, micro_batch, watcher or Watcher()))
 
 
 def continued(folder: Path) -> str:
@@ -106,7 +119,7 @@ def continued(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class _Task:
-    """What is to be trained, by whom and where; `run` where it was begun before."""
+    """What is to be trained, by whom and where; `run` where it was begun before; `micro_batch` where the user gave it now."""
 
     spec: ArchSpec
     config: TrainConfig
@@ -115,15 +128,23 @@ class _Task:
     group: Group
     device: torch.device
     run: Run | None
+    micro_batch: int | None
     watcher: Watcher
 
 
 def _run(task: _Task) -> TrainResult:
     group, config = task.group, task.config
-    if len(group.part(task.recipe.batch_size)) < 2 or task.recipe.batch_size % group.size:
+    share = len(group.part(task.recipe.batch_size))
+    if share < 2 or task.recipe.batch_size % group.size:
         raise UsageError(
             f"batch_size: found {task.recipe.batch_size} for {group.size} processes; allowed: a multiple of their number, and "
-            "at least 2 images each. Give another --batch-size."
+            "at least 2 images each. "
+            + ("Start another number of processes." if task.run else "Give another --batch-size.")
+        )
+    if config.micro_batch and full_loop.smallest_part(share, config.micro_batch) < 2:
+        raise UsageError(
+            f"--micro-batch: found {config.micro_batch} for {share} images, of which one would be alone; allowed: 2 or more in "
+            f"each part. Give {config.micro_batch + 1}."
         )
     folder = task.run.folder if task.run else None
     if folder is None and group.leads:
@@ -141,7 +162,7 @@ def _run(task: _Task) -> TrainResult:
             if not out_of_memory(error):
                 raise
             raise DeviceError(
-                f"{task.device}: out of memory before the first step. Give a smaller network, or free the device."
+                f"{task.device}: out of memory before the first step. Free memory of the device, or train a smaller network."
             ) from error
         except DeviceError as error:
             if not (folder / "manifest.json").exists():
@@ -211,13 +232,19 @@ def _begun(task: _Task, network: Network, run: Run, fresh: bool, notes: tuple[st
     training = full_loop.begin(
         network, task.recipe, seed=config.seed, device=task.device, group=task.group, compiled=config.compile
     )
+    share = training.micro_batch
     if fresh:
-        state = State(notes=notes)
+        training.micro_batch = min(share, config.micro_batch or share)
+        state = State(notes=(*notes, *_split(share, training)))
         if task.group.leads:
             save_last(run.path(LAST), training, state.document())
         return training, state
     stored = load_last(run.path(LAST), training)
     state = State(tuple(EpochRow(**row) for row in stored["history"]), stored["best"], tuple(map(str, stored["notes"])))
+    before = training.micro_batch
+    # What the user says now may be larger too; what was said before is in the file, unless no epoch has ended since.
+    training.micro_batch = min(share, task.micro_batch or min(before, config.micro_batch or before))
+    state = replace(state, notes=(*state.notes, *_split(before, training)))
     # A run killed between the file it continues from and what is written after it lacks the latter.
     if state.best is not None and state.best["epoch"] == len(state.history):
         with full_loop.averaged(training) as best:  # in all processes: they agree on the weights
@@ -226,6 +253,17 @@ def _begun(task: _Task, network: Network, run: Run, fresh: bool, notes: tuple[st
     if task.group.leads and state.history:
         write_history(run, state.history)
     return training, state
+
+
+def _split(before: int, training: Training) -> tuple[str, ...]:
+    """Say from when on a batch is computed in other parts than before, where the user asked for it."""
+    now, share = training.micro_batch, len(training.group.part(training.recipe.batch_size))
+    if now == before:
+        return ()
+    return (
+        f"From step {training.steps + 1} on the {share} images of a batch on a device are computed {now} at a time, as asked. "
+        f"Batch norm sees as many, so that results differ from those of other parts.",
+    )
 
 
 def _images(config: TrainConfig, resolution: int, task: _Task) -> Dataset:

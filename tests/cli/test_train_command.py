@@ -54,6 +54,8 @@ def test_the_winner_of_a_search_is_trained_and_the_next_commands_are_named(
     assert code == 0 and "continuing after epoch 2 of 2" in again and again.strip().splitlines()[-1] == lines[-1]
     code, _, err = run(capsys, "train", "--resume", named, "--seed", "4", "--epochs", "9")
     assert code == 2 and "--seed: found 4, the run has 0" in err and "--epochs: found 9, the run has none" in err
+    code, _, err = run(capsys, "train", "--resume", named, "--micro-batch", "8", "--no-compile")
+    assert code == 0 and runs.open_training(folder / "run").manifest["config"]["micro_batch"] == 8, err
 
 
 def test_settings_in_place_of_the_recipe_s_are_kept(

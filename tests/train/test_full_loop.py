@@ -13,7 +13,8 @@ from nas.models import Network, build
 from nas.spec import ArchSpec
 from nas.train import full_loop
 from nas.train.distributed import Group
-from nas.train.full_loop import Training, begin, epoch_steps, feed, seed_of, train_epoch
+from nas.train.feed import feed
+from nas.train.full_loop import Training, begin, epoch_steps, seed_of, train_epoch
 from nas.train.full_recipes import FULL_RECIPES, FullRecipe, full_phases
 from nas.train.loop import DeviceData, Images, to_device
 from nas.train.schedule import Progressive

@@ -20,8 +20,10 @@ from nas.data import load as load_data
 from nas.errors import DataError, DeviceError, RunError, UsageError, WeightsError
 from nas.models import build
 from nas.runs import open_training
-from nas.train import full_loop
+from nas.train import full_epoch, full_loop
 from nas.train.config import TrainConfig, recipe_of
+from nas.train.distributed import Group
+from nas.train.full_recipes import full_phases
 from nas.train.loop import evaluate, to_device
 from nas.train.session import resume_training, train_network
 from nas.train.watch import EpochRow
@@ -221,6 +223,34 @@ def test_out_of_memory_while_scoring_halves_the_scoring_alone(
         DeviceError, match=r"while one image of 16 pixels is scored.*--device\. Continue with: nas train"
     ):
         place.train("oom-one", epochs=2)
+
+
+def test_a_resumed_training_takes_fewer_images_at_a_time_when_asked(place: Place, whole: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        place.train("asked", StopAt(2), micro_batch=8)
+    run = place.folder / "asked"
+    with pytest.raises(UsageError, match=r"--micro-batch: found 2 for 5 images, of which one would be alone.*Give 3"):
+        place.train("alone", micro_batch=2, batch_size=5)
+    with pytest.raises(KeyboardInterrupt):
+        resume_training(run, micro_batch=4, watcher=StopAt(3))
+    result = resume_training(run)
+    assert [row.micro_batch for row in result.history] == [8, 8, 4, 4]
+    first, second = result.summary["notes"]
+    assert first.startswith("From step 1 on the 16 images") and second.startswith("From step 9 on the 16 images")
+    assert "4 at a time" in second and open_training(run).manifest["config"]["micro_batch"] == 4
+
+
+def test_out_of_memory_in_one_of_several_processes_names_what_a_resumed_training_takes(
+    place: Place, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, recipe = place.spec, recipe_of(TrainConfig(recipe=str(place.recipe)))
+    training = full_loop.begin(build(spec, seed=0), recipe, seed=0, device=CPU)
+    training.group = Group(0, 2)
+    for images, words in ((8, "Give --micro-batch 4 to go on"), (2, "Train anew with a smaller network")):
+        training.micro_batch = images
+        common = full_epoch.Place(open_training(whole), training, None, 16, Notes(), lambda *_: None)  # type: ignore[arg-type]
+        with pytest.raises(DeviceError, match=rf"with {images} images of 8 pixels.*{words}"):
+            full_epoch._smaller(common, full_epoch.State(), full_phases(recipe, 16)[0], 1)
 
 
 def test_out_of_memory_with_two_images_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
