@@ -123,11 +123,13 @@ def recipe_of(config: TrainConfig) -> FullRecipe:
     changes: dict[str, Any] = {}
     if config.epochs is not None:
         by = config.epochs / recipe.epochs
+        # A fresh classifier wants an epoch alone, however short the training: its gradients would spoil the rest.
+        least = 1 if recipe.freeze_epochs and config.epochs > 1 else 0
         changes |= {
             "epochs": config.epochs,
             "warmup_epochs": recipe.warmup_epochs * by,
             "decay_epochs": recipe.decay_epochs * by,
-            "freeze_epochs": round(recipe.freeze_epochs * by),
+            "freeze_epochs": max(least, round(recipe.freeze_epochs * by)),
         }
     if config.batch_size is not None:
         changes["batch_size"] = config.batch_size

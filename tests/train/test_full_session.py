@@ -27,7 +27,7 @@ from nas.train.full_recipes import full_phases
 from nas.train.loop import evaluate, to_device
 from nas.train.session import resume_training, train_network
 from nas.train.watch import EpochRow
-from nas.weights import load_weights
+from nas.weights import load_weights, read_weights
 
 CPU = torch.device("cpu")
 
@@ -130,6 +130,12 @@ def test_the_optimiser_of_the_papers_goes_on_to_the_bit_too(place: Place, tmp_pa
         place.train("rmsprop-stopped", StopAt(3, within=True), recipe=str(recipe))
     resume_training(place.folder / "rmsprop-stopped")
     assert_same_training(whole.run.folder, place.folder / "rmsprop-stopped")
+
+
+def test_the_file_that_a_training_goes_on_from_gives_its_averaged_weights(whole: Path) -> None:
+    stored, found = last(whole), read_weights(whole / "last.pt")
+    assert_same(found, stored["ema"])
+    assert not torch.equal(found["classifier.weight"], stored["network"]["classifier.weight"])
 
 
 def test_other_seeds_are_other_trainings(place: Place, whole: Path) -> None:
@@ -393,6 +399,11 @@ def test_weights_that_do_not_fit_are_told_before_images_are_read(
     with pytest.raises(WeightsError, match=r"conv_stem\.weight \(8, 1, 3, 3\) \(the network has \(8, 3, 3, 3\)"):
         place.train("unfit", weights=tmp_path / "grey.pt")
     assert not (place.folder / "unfit").exists()
+
+
+@pytest.mark.parametrize(("epochs", "frozen"), [(1, 0), (2, 1), (4, 1), (20, 2), (40, 4)])
+def test_a_short_transfer_has_a_frozen_epoch_too(epochs: int, frozen: int) -> None:
+    assert recipe_of(TrainConfig(recipe="transfer", weights=Path("w.pt"), epochs=epochs)).freeze_epochs == frozen
 
 
 def test_fewer_epochs_keep_the_shape_of_the_schedule() -> None:
