@@ -18,6 +18,7 @@ from nas.objective import FEW_VAL_IMAGES
 from nas.runs import Run
 from nas.spec import ArchSpec, summary
 from nas.train.config import TrainConfig
+from nas.train.full_loop import epoch_steps
 from nas.train.full_recipes import FullRecipe
 
 
@@ -70,6 +71,10 @@ def manifest(
     }
 
 
+FEW_STEPS = 10
+"""An epoch of fewer steps is remarked upon."""
+
+
 def remarks(recipe: FullRecipe, data: Dataset) -> list[str]:
     """Say what about the images a reader of the accuracy should know."""
     said, images = list(data.notes), len(data.val)
@@ -78,10 +83,24 @@ def remarks(recipe: FullRecipe, data: Dataset) -> list[str]:
             f"The accuracy is counted on {images} validation image{'s' * (images > 1)}: one near 0.8 is known to "
             f"± {(0.8 * 0.2 / images) ** 0.5:.3f} only (standard error)."
         )
+    steps = epoch_steps(len(data.train), recipe)
     if recipe.batch_size > len(data.train):
         said.append(
             f"A batch of {recipe.batch_size} is more than the {len(data.train)} training images: each step sees some of them "
             "several times. Give a smaller --batch-size."
+        )
+    elif steps < FEW_STEPS:
+        said.append(
+            f"An epoch of {len(data.train)} images has {steps} step{'s' * (steps > 1)} of {recipe.batch_size} images only: a "
+            "network learns by steps. Give a smaller --batch-size, or more --epochs."
+        )
+    every = steps * recipe.epochs
+    # After n steps the average holds decay ^ n of its initial weights: 5 % after 3 / (1 - decay) of them.
+    if recipe.ema_decay and not recipe.ema_warmup and every < 3 / (1 - recipe.ema_decay):
+        said.append(
+            f"The averaged weights, which are scored and kept, still hold {recipe.ema_decay**every:.0%} of the initial ones "
+            f"after all {every} steps (ema_decay {recipe.ema_decay:g}, no ema_warmup). Set ema_warmup: true in the recipe, or "
+            "a lower ema_decay."
         )
     return said
 
