@@ -215,15 +215,19 @@ def run(
 
 
 def own_images(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the images that a run was made with, where a user names a run and no images.
+    """Return the images that a run was made with, where a user names a run, or a network's file in it, and no images.
+
+    Args:
+        source: A run's folder, or a file in it or in a folder of it (`RUN/winner.yaml`, `RUN/scale/phi-2.yaml`).
 
     Raises:
         UsageError: they are not where they were.
     """
-    if "data" in given or not (Path(source) / "manifest.json").is_file():
-        return {}
-    config = runs.open_run(source).manifest.get("config", {})
-    if not config.get("data"):
+    path = Path(source)
+    folders = (path.absolute().parent, path.absolute().parent.parent) if path.is_file() else (path,)
+    made = [runs.open_run(item).manifest for item in folders if (item / "manifest.json").is_file()]
+    config = next((item["config"] for item in made if item.get("config", {}).get("data")), None)
+    if "data" in given or config is None:
         return {}
     if not is_found(config["data"]):
         raise UsageError(f"{source}: its images are not at {config['data']}, where they were. Say where with --data.")
