@@ -45,7 +45,7 @@ class Place:
     """What all epochs of a training have in common.
 
     Args:
-        test_resolution: Of the images that are scored (pixels).
+        test_resolution: Of the images that are scored (pixels). device: Its name.
         between: Called within an epoch with its number, its phase, the steps done and those of the epoch.
     """
 
@@ -53,6 +53,7 @@ class Place:
     training: Training
     data: DeviceData
     test_resolution: int
+    device: str
     watcher: Watcher
     between: Callable[[int, Phase, int, int], None]
 
@@ -82,6 +83,7 @@ def one_epoch(place: Place, state: State, phase: Phase, epoch: int) -> State:
         seconds=time.perf_counter() - began,
         images_per_second=shown.images / shown.seconds,
         micro_batch=training.micro_batch,
+        device=place.device,
     )
     state = replace(
         state,

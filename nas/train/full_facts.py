@@ -105,13 +105,21 @@ def remarks(recipe: FullRecipe, data: Dataset) -> list[str]:
     return said
 
 
-def changed(run: Run, now: Mapping[str, Any]) -> list[str]:
-    """Say where a training continues under other conditions than it began with."""
+def changed(run: Run, now: Mapping[str, Any], epoch: int) -> tuple[str, ...]:
+    """Say where a training goes on from an epoch under other conditions than it began with."""
     before = run.manifest
     differs = [key for key in ("device", "torch") if before[key] != now[key]]
+    differs += ["compile"] if before["config"]["compile"] != now["config"]["compile"] else []
     if not differs:
-        return []
-    return [
-        f"This training began on {before['device']['name']} with torch {before['torch']}, and goes on under other conditions "
-        f"({', '.join(differs)}): it stays sound, but is not the same to the last bit as without the break."
-    ]
+        return ()
+    then, here = (f"{device_name(facts['device'])} with torch {facts['torch']}" for facts in (before, now))
+    return (
+        f"From epoch {epoch} on the training went on under other conditions ({', '.join(differs)}): on {here}, after it began on "
+        f"{then}. It stays sound, but is not the same to the last bit as without the break.",
+    )
+
+
+def device_name(device: Mapping[str, Any]) -> str:
+    """Return what a manifest's device is called, with the number of processes where there are several."""
+    processes = device.get("processes", 1)
+    return f"{device['name']}" + (f", {processes} processes" if processes > 1 else "")

@@ -27,7 +27,7 @@ from nas.train.config import TrainConfig, recipe_of
 from nas.train.distributed import Group
 from nas.train.full_checkpoint import LAST, load_last, save_last
 from nas.train.full_epoch import Place, State, one_epoch, save_best
-from nas.train.full_facts import changed, manifest, remarks
+from nas.train.full_facts import changed, device_name, manifest, remarks
 from nas.train.full_loop import Training
 from nas.train.full_recipes import FullRecipe, full_checked, full_from_document, full_phases
 from nas.train.full_report import finished, write_history
@@ -215,8 +215,10 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
                 held.give_way()
             watcher.stepped(epoch, phase.resolution, done, steps)
 
-        place = Place(run, training, data, test_resolution, watcher, between)
-        said = (*remarks(recipe, images), *state.notes, *changed(run, facts))
+        place = Place(run, training, data, test_resolution, device_name(facts["device"]), watcher, between)
+        if task.run and len(state.history) < recipe.epochs:  # kept with the next epoch, if there is one
+            state = replace(state, notes=(*state.notes, *changed(task.run, facts, len(state.history) + 1)))
+        said = (*remarks(recipe, images), *state.notes)
         watcher.started(run, state.history, said)
         ends = [sum(int(phase.epochs) for phase in plan[: index + 1]) for index in range(len(plan))]
         for epoch in range(len(state.history) + 1, recipe.epochs + 1):

@@ -20,7 +20,7 @@ from nas.data import load as load_data
 from nas.errors import DataError, DeviceError, RunError, UsageError, WeightsError
 from nas.models import build
 from nas.runs import open_training
-from nas.train import full_epoch, full_loop
+from nas.train import full_epoch, full_facts, full_loop
 from nas.train.config import TrainConfig, recipe_of
 from nas.train.distributed import Group
 from nas.train.full_recipes import full_phases
@@ -96,6 +96,27 @@ def test_a_stopped_training_continues_to_the_bit(place: Place, whole: Path, epoc
     torch.rand(5)  # whatever else draws random numbers in the process
     resume_training(place.folder / out)
     assert_same_training(whole, place.folder / out)
+
+
+def test_epochs_of_another_device_are_told_apart(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        place.train("moved", StopAt(2))
+    run = place.folder / "moved"
+    began = open_training(run).manifest["device"]
+    monkeypatch.setattr(full_facts, "describe_device", lambda _: {"type": "cpu", "name": "Other, Inc."})
+    result = resume_training(run)
+    assert [row["device"] for row in table(run / "history.csv")] == [began["name"]] * 2 + ["Other, Inc."] * 2
+    stored = json.loads((run / "result.json").read_text())
+    assert stored["devices"] == [
+        {"device": began["name"], "first_epoch": 1, "last_epoch": 2},
+        {"device": "Other, Inc.", "first_epoch": 3, "last_epoch": 4},
+    ]
+    (note,) = stored["notes"]
+    assert note.startswith("From epoch 3 on the training went on under other conditions (device): on Other, Inc. with")
+    page = (run / "report.md").read_text()
+    assert note in page and page.count(f"epochs 1 to 2 on {began['name']}; epochs 3 to 4 on Other, Inc.") == 2
+    monkeypatch.undo()
+    assert resume_training(run).summary == result.summary  # a training that has ended is not changed by looking at it
 
 
 def test_what_a_kill_between_two_files_left_out_is_written_again(place: Place, whole: Path) -> None:
@@ -254,7 +275,7 @@ def test_out_of_memory_in_one_of_several_processes_names_what_a_resumed_training
     training.group = Group(0, 2)
     for images, words in ((8, "Give --micro-batch 4 to go on"), (2, "Train anew with a smaller network")):
         training.micro_batch = images
-        common = full_epoch.Place(open_training(whole), training, None, 16, Notes(), lambda *_: None)  # type: ignore[arg-type]
+        common = full_epoch.Place(open_training(whole), training, None, 16, "", Notes(), lambda *_: None)  # type: ignore[arg-type]
         with pytest.raises(DeviceError, match=rf"with {images} images of 8 pixels.*{words}"):
             full_epoch._smaller(common, full_epoch.State(), full_phases(recipe, 16)[0], 1)
 
