@@ -188,6 +188,27 @@ def test_a_full_disk_is_told_and_the_epoch_before_stays(
     assert_same_training(whole, stopped)
 
 
+def test_the_weights_of_the_best_epoch_stay_when_later_ones_are_worse(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, seen = iter((3, 9, 9, 4)), []  # images named right: of equals the later epoch is kept
+
+    def scores(training: full_loop.Training, *_: Any) -> torch.Tensor:
+        seen.append({name: value.clone() for name, value in training.network.state_dict().items()})
+        return torch.tensor([[10, next(given)], [2, 0], [0, 0]])
+
+    monkeypatch.setattr(full_loop, "scores", scores)
+    result = place.train("best")
+    assert result.best_epoch == 3 and result.val_accuracy == 9 / 12
+    assert result.summary["last_val_accuracy"] == 4 / 12
+    kept = weights(result.run.folder)
+    assert all(torch.equal(kept[name], value) for name, value in seen[2].items())
+    assert not torch.equal(kept["classifier.weight"], seen[3]["classifier.weight"])
+    with safe_open(result.run.folder / "weights.safetensors", "pt") as file:
+        assert file.metadata()["epoch"] == "3"
+    assert [row["right"] for row in table(result.run.folder / "classes.csv")] == ["9", "0", "0"]
+
+
 def test_out_of_memory_splits_the_batch_and_begins_the_epoch_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
