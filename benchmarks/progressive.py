@@ -39,12 +39,14 @@ from nas import catalog
 from nas.cost import count
 from nas.data import BUILTIN, Dataset, Split, load
 from nas.devices import lane_name, pick_device
+from nas.errors import NasError, UsageError
 from nas.lane import lane
 from nas.models import build
 from nas.space import choices
 from nas.spec import ArchSpec
 from nas.train import full_loop, loop
-from nas.train.full_recipes import FullRecipe, full_checked, full_phases, load_full_recipe
+from nas.train.config import TrainConfig, recipe_of
+from nas.train.full_recipes import FullRecipe, full_phases, load_full_recipe
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
                2.120, 2.110, 2.101, 2.093)  # fmt: skip
@@ -71,6 +73,20 @@ class Trained:
     load: float
     train_loss: float
     right: str
+
+
+def planned(name: str, epochs: int, batch_size: int | None) -> FullRecipe:
+    """Return a recipe for so many epochs, with its warm-up and its falls as short or as long as `nas train` makes them.
+
+    Raises:
+        UsageError: it has one phase, or needs weights to begin from.
+    """
+    recipe = load_full_recipe(name)
+    if recipe.needs_weights or recipe.progressive.phases == 1:
+        raise UsageError(
+            f"recipe {name}: found one phase, or weights to begin from; allowed: neither. Take another one."
+        )
+    return recipe_of(TrainConfig(recipe=name, epochs=epochs, batch_size=batch_size))
 
 
 def sides(recipe: FullRecipe) -> dict[str, FullRecipe]:
@@ -211,13 +227,10 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
-    recipe = load_full_recipe(options.recipe)
-    recipe = replace(recipe, epochs=options.epochs, batch_size=options.batch_size or recipe.batch_size)
-    recipe = full_checked(recipe, f"recipe {options.recipe}")
-    if recipe.needs_weights or recipe.progressive.phases == 1:
-        sys.exit(
-            f"recipe {options.recipe}: found one phase, or weights to begin from; allowed: neither. Take another one."
-        )
+    try:
+        recipe = planned(options.recipe, options.epochs, options.batch_size)
+    except NasError as error:
+        sys.exit(str(error))
     spec = network(options.arch, options.resolution)
     resolution = spec.resolved().resolution
     images = fewer(load(options.data, resolution=max(resolution, recipe.test_resolution(resolution))), options.images)

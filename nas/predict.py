@@ -174,7 +174,8 @@ def predict(
     Args:
         trained: From `load_trained`. images: From `nas.data.loose.find`.
         top: Classes to name for an image. batch_size: Images in a batch; as many as `PIXELS` hold unless given.
-        device: The CPU unless given. On CUDA the network computes in bfloat16, as it does where it is scored in training.
+        device: The CPU unless given. The network computes in float32 on all of them, as its exports do; on CUDA it is scored
+            in bfloat16 while it trains.
 
     Raises:
         UsageError: more classes are asked for than there are. DataError: an image cannot be read. DeviceError: no memory for
@@ -225,9 +226,10 @@ class _Namer:
         try:
             pixels = torch.from_numpy(np.stack([image.pixels for _, image in found])).to(self.device)
             batch = eval_batch(pixels, resolution=self.resolution, mean=self.mean, std=self.std)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            # In float32 as an export computes; TensorFloat-32, which convolutions on CUDA would take, has 10 bits of it.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 scores = self.network(batch)
-            # Stable: of equal scores, which bfloat16 has, the first class wins, as with `argmax` in training.
+            # Stable: of equal scores the first class wins, as with `argmax` in training.
             classes = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.top]
             shares = scores.float().softmax(1).gather(1, classes)
         except Exception as error:

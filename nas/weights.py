@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nas.errors import WeightsError
 
-_INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model", "state", "network")
+_INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model", "state", "ema", "network")
 """Where training programs put the weights in their checkpoints. The averaged ones come first: they are what is evaluated."""
 
 _SHOWN = 3
@@ -34,7 +34,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Tensors are named as timm names them (see `nas.models`), so that a checkpoint of timm's model fits the network of the
     same reference file, and the other way round. Shapes and names must match; values are converted to the network's types. Of a
-    checkpoint with averaged weights beside the plain ones (`state_dict_ema`, `model_ema`) the averaged ones are taken.
+    checkpoint with averaged weights beside the plain ones (`state_dict_ema`, `model_ema`, `ema` in the `last.pt` of a training)
+    the averaged ones are taken.
 
     Raises:
         WeightsError: no such file, a file that holds no weights, or weights of another network; the first names and shapes

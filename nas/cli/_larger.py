@@ -112,10 +112,13 @@ def scale(context: click.Context, /, reproduce: str | None, **settings: Any) -> 
 )
 @click.option("--epochs", type=click.IntRange(1), help="In place of the recipe's; its schedule keeps its shape.")
 @click.option("--batch-size", type=click.IntRange(2), help="In place of the recipe's; of all devices together.")
+@click.option(
+    "--micro-batch", type=click.IntRange(2), help="Images that a device computes at a time; also with --resume."
+)
 @click.option("--learning-rate", type=float, help="Peak, in place of the recipe's; not scaled with the batch.")
 @click.option("--resolution", type=click.IntRange(8), help="Pixels of the last phase; the network's own unless given.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Begin with these: .safetensors, .pt or .pth.")
-@click.option("--compile", is_flag=True, help="Compile the step with torch.compile (minutes first, faster then).")
+@click.option("--compile/--no-compile", help="Compile the step with torch.compile (minutes first, faster then).")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1; several with torchrun.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, order, augmentation and dropout.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")

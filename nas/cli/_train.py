@@ -215,25 +215,33 @@ def run(
 
 
 def own_images(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the images that a run was made with, where a user names a run and no images.
+    """Return the images that a run was made with, where a user names a run, or a network's file in it, and no images.
+
+    Args:
+        source: A run's folder, or a file in it or in a folder of it (`RUN/winner.yaml`, `RUN/scale/phi-2.yaml`).
 
     Raises:
         UsageError: they are not where they were.
     """
-    if "data" in given or not (Path(source) / "manifest.json").is_file():
-        return {}
-    config = runs.open_run(source).manifest.get("config", {})
-    if not config.get("data"):
+    path = Path(source)
+    folders = (path.absolute().parent, path.absolute().parent.parent) if path.is_file() else (path,)
+    made = [runs.open_run(item).manifest for item in folders if (item / "manifest.json").is_file()]
+    config = next((item["config"] for item in made if item.get("config", {}).get("data")), None)
+    if "data" in given or config is None:
         return {}
     if not is_found(config["data"]):
         raise UsageError(f"{source}: its images are not at {config['data']}, where they were. Say where with --data.")
     return {"data": config["data"], "skip_broken": bool(config.get("skip_broken", False))}
 
 
+MAY_CHANGE = ("device", "data", "micro_batch", "compile")
+"""Settings of a training that may be others when it is resumed."""
+
+
 def _changes(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed training may change, and refuse settings that differ from its own."""
     own = runs.open_training(folder).manifest["config"]
-    may: dict[str, Any] = {name: given.pop(name) for name in ("device", "data") if name in given}
+    may: dict[str, Any] = {name: given.pop(name) for name in MAY_CHANGE if name in given}
     differs = []
     for name, value in given.items():
         plain = str(value) if isinstance(value, Path) else value
@@ -242,8 +250,8 @@ def _changes(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
             differs.append(f"{option(name)}: found {plain}, the run has {'none' if before is None else before}")
     if differs:
         raise click.UsageError(
-            f"{'; '.join(differs)}. A resumed training keeps its own settings; only --device may be changed, and --data where "
-            f"the same images have moved. {continued(folder)} is enough."
+            f"{'; '.join(differs)}. A resumed training keeps its own settings; only --device, --micro-batch and --compile may "
+            f"be changed, and --data where the same images have moved. {continued(folder)} is enough."
         )
     return may
 

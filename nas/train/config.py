@@ -29,6 +29,8 @@ class TrainConfig:
         recipe: A name (see `nas.train.full_recipes`) or a YAML file that changes some keys of one.
         epochs, batch_size: In place of the recipe's; None keeps them. The batch is that of all devices together.
         learning_rate: The peak, in place of the recipe's and as it stands: not scaled with the batch.
+        micro_batch: Images that a device computes at a time, at most: its share of a batch is split, as where memory does not
+            suffice. None begins with the whole share.
         resolution: Pixels of the last phase, in place of the network's own.
         weights: File of weights to begin with; None begins with fresh ones.
         compile: Compile the training step with torch.compile.
@@ -43,6 +45,7 @@ class TrainConfig:
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    micro_batch: int | None = None
     resolution: int | None = None
     weights: Path | None = None
     compile: bool = False
@@ -63,7 +66,7 @@ class TrainConfig:
         for name in ("skip_broken", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise _wrong_kind(name, getattr(self, name), "True or False")
-        for name, least in (("epochs", 1), ("batch_size", 2), ("resolution", 8), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 2), ("micro_batch", 2), ("resolution", 8), ("seed", 0)):
             value = getattr(self, name)
             if value is None and name != "seed":
                 continue
@@ -120,11 +123,13 @@ def recipe_of(config: TrainConfig) -> FullRecipe:
     changes: dict[str, Any] = {}
     if config.epochs is not None:
         by = config.epochs / recipe.epochs
+        # A fresh classifier wants an epoch alone, however short the training: its gradients would spoil the rest.
+        least = 1 if recipe.freeze_epochs and config.epochs > 1 else 0
         changes |= {
             "epochs": config.epochs,
             "warmup_epochs": recipe.warmup_epochs * by,
             "decay_epochs": recipe.decay_epochs * by,
-            "freeze_epochs": round(recipe.freeze_epochs * by),
+            "freeze_epochs": max(least, round(recipe.freeze_epochs * by)),
         }
     if config.batch_size is not None:
         changes["batch_size"] = config.batch_size

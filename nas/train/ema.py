@@ -48,12 +48,6 @@ class Ema:
         if copies:
             torch._foreach_copy_(copies, others)
 
-    @torch.no_grad()
-    def copy_to(self, network: nn.Module) -> None:
-        """Write the average into a network, in place."""
-        averages, floats, copies, others = self._sorted(network)
-        torch._foreach_copy_(floats + others, averages + copies)
-
     @contextmanager
     def swapped(self, network: nn.Module) -> Iterator[None]:
         """Give the network the average's values for a while, then its own again; the tensors stay where they are.
@@ -94,8 +88,8 @@ class Ema:
             value.copy_(stored[name])
 
     def _sorted(self, network: nn.Module) -> _Lists:
-        # Walking through a network of 360 tensors takes 3 ms, as long as a whole captured step of it on a GPU. So the lists
-        # are kept as long as the network's tensors stay where they are; moving or converting it moves the first one too.
+        # Walking through a network of 360 tensors takes 3 ms, which is much of a step of it on a GPU. So the lists are kept as
+        # long as the network's tensors stay where they are; moving or converting it moves the first one too.
         first = next(network.parameters()).data_ptr()
         if self._lists is None or self._lists[0] is not network or self._lists[1] != first:
             self._lists = (network, first, self._walked(network))

@@ -39,6 +39,7 @@ def save_last(path: Path, training: Training, facts: Mapping[str, Any]) -> None:
         "optimizer": training.optimizer.state_dict(),
         "steps": training.steps,
         "micro_batch": training.micro_batch,
+        "score_batch": training.score_batch,
         "facts": json.dumps(facts),
     }
     buffer = io.BytesIO()  # torch's own writer answers a full disk with an error that names no disk
@@ -62,6 +63,7 @@ def load_last(path: Path, training: Training) -> dict[str, Any]:
         training.steps = content["steps"]
         # With another number of processes the share of each is another one.
         training.micro_batch = min(training.micro_batch, content["micro_batch"])
+        training.score_batch = min(training.score_batch, content["score_batch"])
         facts: dict[str, Any] = json.loads(content["facts"])
     except Exception as error:  # absent, or a damaged zip file or pickle: each library has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -18,6 +18,7 @@ from nas.objective import FEW_VAL_IMAGES
 from nas.runs import Run
 from nas.spec import ArchSpec, summary
 from nas.train.config import TrainConfig
+from nas.train.full_loop import epoch_steps
 from nas.train.full_recipes import FullRecipe
 
 
@@ -70,6 +71,10 @@ def manifest(
     }
 
 
+FEW_STEPS = 10
+"""An epoch of fewer steps is remarked upon."""
+
+
 def remarks(recipe: FullRecipe, data: Dataset) -> list[str]:
     """Say what about the images a reader of the accuracy should know."""
     said, images = list(data.notes), len(data.val)
@@ -78,21 +83,43 @@ def remarks(recipe: FullRecipe, data: Dataset) -> list[str]:
             f"The accuracy is counted on {images} validation image{'s' * (images > 1)}: one near 0.8 is known to "
             f"± {(0.8 * 0.2 / images) ** 0.5:.3f} only (standard error)."
         )
+    steps = epoch_steps(len(data.train), recipe)
     if recipe.batch_size > len(data.train):
         said.append(
             f"A batch of {recipe.batch_size} is more than the {len(data.train)} training images: each step sees some of them "
             "several times. Give a smaller --batch-size."
         )
+    elif steps < FEW_STEPS:
+        said.append(
+            f"An epoch of {len(data.train)} images has {steps} step{'s' * (steps > 1)} of {recipe.batch_size} images only: a "
+            "network learns by steps. Give a smaller --batch-size, or more --epochs."
+        )
+    every = steps * recipe.epochs
+    # After n steps the average holds decay ^ n of its initial weights: 5 % after 3 / (1 - decay) of them.
+    if recipe.ema_decay and not recipe.ema_warmup and every < 3 / (1 - recipe.ema_decay):
+        said.append(
+            f"The averaged weights, which are scored and kept, still hold {recipe.ema_decay**every:.0%} of the initial ones "
+            f"after all {every} steps (ema_decay {recipe.ema_decay:g}, no ema_warmup). Set ema_warmup: true in the recipe, or "
+            "a lower ema_decay."
+        )
     return said
 
 
-def changed(run: Run, now: Mapping[str, Any]) -> list[str]:
-    """Say where a training continues under other conditions than it began with."""
+def changed(run: Run, now: Mapping[str, Any], epoch: int) -> tuple[str, ...]:
+    """Say where a training goes on from an epoch under other conditions than it began with."""
     before = run.manifest
     differs = [key for key in ("device", "torch") if before[key] != now[key]]
+    differs += ["compile"] if before["config"]["compile"] != now["config"]["compile"] else []
     if not differs:
-        return []
-    return [
-        f"This training began on {before['device']['name']} with torch {before['torch']}, and goes on under other conditions "
-        f"({', '.join(differs)}): it stays sound, but is not the same to the last bit as without the break."
-    ]
+        return ()
+    then, here = (f"{device_name(facts['device'])} with torch {facts['torch']}" for facts in (before, now))
+    return (
+        f"From epoch {epoch} on the training went on under other conditions ({', '.join(differs)}): on {here}, after it began on "
+        f"{then}. It stays sound, but is not the same to the last bit as without the break.",
+    )
+
+
+def device_name(device: Mapping[str, Any]) -> str:
+    """Return what a manifest's device is called, with the number of processes where there are several."""
+    processes = device.get("processes", 1)
+    return f"{device['name']}" + (f", {processes} processes" if processes > 1 else "")

@@ -7,11 +7,10 @@ bit where the arithmetic is: on a CPU with one number of threads. Convolutions o
 
 from __future__ import annotations
 
+import gc
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
@@ -29,16 +28,14 @@ from nas.errors import DeviceError
 from nas.models import Network
 from nas.train.distributed import Group
 from nas.train.ema import Ema
+from nas.train.feed import feed
 from nas.train.full_recipes import FullRecipe
-from nas.train.loop import DeviceData, Diverged, Images, augmented, batches, correct
+from nas.train.loop import DeviceData, Diverged, augmented, batches, correct
 from nas.train.optimizers import make_optimizer, set_rate
 from nas.train.schedule import Phase
 
 ORDER, DATA, MODEL = range(3)
 """What random numbers are for: the order of the images, their augmentation, and dropout and drop path."""
-
-AHEAD = 2
-"""Batches that are gathered on the host before they are wanted."""
 
 
 @dataclass
@@ -49,6 +46,7 @@ class Training:
         network: What is trained, saved and scored. module: What a step runs: the network itself, or wrapped for several
             processes, or compiled.
         micro_batch: Images of one forward pass of this process at most; a larger batch is split.
+        score_batch: Images that are scored at a time, at most.
         steps: Optimiser steps done.
     """
 
@@ -62,6 +60,7 @@ class Training:
     group: Group
     compiled: bool
     micro_batch: int
+    score_batch: int = 250
     steps: int = 0
 
 
@@ -177,6 +176,11 @@ def batch_parts(training: Training) -> int:
     return -(-len(training.group.part(training.recipe.batch_size)) // training.micro_batch)
 
 
+def smallest_part(images: int, micro_batch: int) -> int:
+    """Return the images in the smallest part of some that are computed `micro_batch` at a time, at most."""
+    return images // -(-images // micro_batch)
+
+
 def make_batch(
     data: DeviceData, pixels: Tensor, labels: Tensor, recipe: FullRecipe, phase: Phase, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
@@ -213,18 +217,68 @@ def backward(training: Training, images: Tensor, targets: Tensor, share: float) 
     return loss.detach()
 
 
+def check_finite(training: Training, what: str) -> None:
+    """Hold that the network's weights and statistics are finite, in every process.
+
+    A loss may be finite while they are not: it is computed before the step, and a frozen or unused weight is not in it.
+
+    Args:
+        what: Which weights the network has now, for the message.
+
+    Raises:
+        Diverged: some of them are not.
+    """
+    tensors = [value for value in training.network.state_dict().values() if value.is_floating_point()]
+    finite = torch.stack([value.isfinite().all() for value in tensors]).all()
+    if training.group.any(not bool(finite)):
+        raise Diverged(f"{what} are not finite")
+
+
 def scores(training: Training, data: DeviceData, resolution: int) -> Tensor:
     """Score the network as it is on the validation images; each process does its part of them.
 
+    Where memory does not suffice `score_batch` is halved: no image depends on those beside it when it is scored.
+
     Returns:
         int64, (num_classes, 2), on the CPU: images of each class, and how many of them are named right.
+
+    Raises:
+        Diverged: what the network says of an image is not finite.
+        DeviceError: not even one image fits.
     """
     part = training.group.part(len(data.val_labels))
-    # No gradients are kept, so twice the images of a training pass fit wherever those did.
-    right = correct(training.network, data, resolution, min(250, 2 * training.micro_batch), part)
+    # No gradients are kept, so twice the images of a training pass fit where they are not larger than those.
+    training.score_batch = min(training.score_batch, 2 * training.micro_batch)
+    while True:
+        finite = [torch.ones((), dtype=torch.bool, device=training.device)]
+        watched = training.network.register_forward_hook(lambda _, __, said: finite.append(said.isfinite().all()))  # noqa: B023
+        try:
+            right = correct(training.network, data, resolution, training.score_batch, part)
+            break
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        finally:
+            watched.remove()
+        if training.score_batch == 1:
+            raise DeviceError(
+                f"{training.device}: out of memory while one image of {resolution} pixels is scored. Free memory of the "
+                "device, or go on with another --device."
+            )
+        training.score_batch = -(-training.score_batch // 2)
+        free(training.device)
+    if training.group.any(not bool(torch.stack(finite).all())):
+        raise Diverged("the scores of the validation images are not finite")
     labels = data.val_labels[part.start : part.stop]
     found = [torch.bincount(labels[rows], minlength=data.num_classes) for rows in (slice(None), right)]
     return training.group.total(torch.stack(found, 1)).cpu()
+
+
+def free(device: torch.device) -> None:
+    """Give back what a step or a score that failed held; to be called after its traceback is gone."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -285,7 +339,7 @@ def _compiling(training: Training) -> Iterator[None]:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise DeviceError(
             f"--compile: torch.compile failed: {reason}. On CUDA it needs Triton and a C compiler, on a CPU a C++ compiler. "
-            "Install them, or train anew without it."
+            "Install them, or give --no-compile."
         ) from error
 
 
@@ -305,32 +359,6 @@ def _update(training: Training) -> None:
     training.steps += 1
     if training.ema:
         training.ema.update(training.network, training.steps)
-
-
-def feed(indices: Iterable[Tensor], images: Images) -> Iterator[Tensor]:
-    """Yield the images at some indices, on the device: uint8, (B, H, W, C).
-
-    Images that lie on the host beside a CUDA device are gathered ahead by a thread, into memory from which the device copies
-    while it computes; their indices are to be on the host too.
-    """
-    if images.pixels.device == images.device:
-        yield from (images[index] for index in indices)
-        return
-
-    def gathered(index: Tensor) -> Tensor:
-        torch.cuda.set_device(images.device)  # of this thread: the memory is pinned for it
-        rows = index if images.rows is None else images.rows[index]
-        pinned = torch.empty((len(rows), *images.pixels.shape[1:]), dtype=torch.uint8, pin_memory=True)
-        return torch.index_select(images.pixels, 0, rows, out=pinned)
-
-    waiting: deque[Future[Tensor]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        for index in indices:
-            waiting.append(pool.submit(gathered, index))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result().to(images.device, non_blocking=True)
-        while waiting:
-            yield waiting.popleft().result().to(images.device, non_blocking=True)
 
 
 def _check(total: Tensor) -> None:

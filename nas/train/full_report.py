@@ -63,6 +63,7 @@ def finished(
         "arch_hash": spec.arch_hash,
         "batch_size": run.manifest["recipe"]["batch_size"],
         "micro_batch": history[-1].micro_batch,
+        "devices": _devices(history),
         "notes": list(notes),
     }
     result = TrainResult(run, row.val_accuracy, row.val_error, row.epoch, tuple(history), summary)
@@ -90,7 +91,7 @@ def page(result: TrainResult, classes: Sequence[Sequence[Any]]) -> str:
         classes: Name, validation images, those named right, and their share.
     """
     manifest, found = result.run.manifest, result.summary
-    data, recipe, device = manifest["data"], manifest["recipe"], manifest["device"]
+    data, recipe = manifest["data"], manifest["recipe"]
     lines = [
         f"# Training of {_title(result.run)}",
         "",
@@ -100,7 +101,7 @@ def page(result: TrainResult, classes: Sequence[Sequence[Any]]) -> str:
         "accuracy is a little too good; a test split that nothing was chosen on tells the true one",
         f"- {format_count(found['num_params'])} parameters, {format_count(found['macs'])} multiply-adds at "
         f"{found['resolution']} pixels",
-        f"- {found['seconds']:.0f} s, {found['images_per_second']:.0f} images/s in training, {_place(device)}",
+        f"- {found['seconds']:.0f} s, {found['images_per_second']:.0f} images/s in training, {_place(found['devices'])}",
         "",
         "![Learning curves](curves.png)",
         "",
@@ -127,7 +128,8 @@ def page(result: TrainResult, classes: Sequence[Sequence[Any]]) -> str:
         *[f"- {note}" for note in data["notes"]],
         f"- recipe {recipe['name']}: {recipe['epochs']} epochs, {recipe['progressive']['phases']} phases, batch "
         f"{recipe['batch_size']}, {recipe['optimizer']}; seed {manifest['seed']}",
-        f"- {_place(device)}, torch {manifest['torch']}",
+        f"- {_place(found['devices'])}, torch {manifest['torch']}"
+        + (" at the start" if len(found["devices"]) > 1 else ""),
         f"- `{manifest['command']}`",
         "",
     ]
@@ -139,9 +141,20 @@ def _title(run: Run) -> str:
     return f"{manifest['arch']['name'] or manifest['arch']['hash']} on {manifest['data']['name']}"
 
 
-def _place(device: Mapping[str, Any]) -> str:
-    processes = device.get("processes", 1)
-    return f"{device['name']}" + (f", {processes} processes" if processes > 1 else "")
+def _devices(history: Sequence[EpochRow]) -> list[dict[str, Any]]:
+    """Return where epochs were trained: device, and the first and the last epoch that it had without a break."""
+    found: list[dict[str, Any]] = []
+    for row in history:
+        if not found or found[-1]["device"] != row.device:
+            found.append({"device": row.device, "first_epoch": row.epoch})
+        found[-1]["last_epoch"] = row.epoch
+    return found
+
+
+def _place(devices: Sequence[Mapping[str, Any]]) -> str:
+    if len(devices) == 1:
+        return f"{devices[0]['device']}"
+    return "; ".join(f"epochs {item['first_epoch']} to {item['last_epoch']} on {item['device']}" for item in devices)
 
 
 def _images(run: Run) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas.train.full_recipes import FullRecipe
 
@@ -22,7 +22,7 @@ class RMSpropTF(torch.optim.Optimizer):
 
     Args:
         parameters: Tensors, or groups of them.
-        lr: Rate; a 0-dimensional tensor on the parameters' device where a CUDA graph is to read it at each replay.
+        lr: Rate.
         alpha: Decay of the mean square. eps: Under the root. momentum: Of the velocity; 0 keeps none.
         weight_decay: Factor of the parameters that is added to their gradients.
     """
@@ -30,7 +30,7 @@ class RMSpropTF(torch.optim.Optimizer):
     def __init__(
         self,
         parameters: Iterable[Any],
-        lr: float | Tensor = 0.01,
+        lr: float = 0.01,
         alpha: float = 0.9,
         eps: float = 1e-3,
         momentum: float = 0.9,
@@ -86,17 +86,14 @@ class RMSpropTF(torch.optim.Optimizer):
         torch._foreach_sub_(params, steps)
 
 
-def make_optimizer(
-    network: nn.Module, recipe: FullRecipe, parameters: Iterable[nn.Parameter] | None = None
-) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, recipe: FullRecipe) -> torch.optim.Optimizer:
     """Return a recipe's optimiser, at the rate 0: `set_rate` gives it one before each step.
 
     Args:
-        network: On the device where it will be trained.
-        parameters: Those to be trained; None is all of the network. One that is frozen for a while (it has no gradient then)
-            may be among them: it is left alone, by weight decay too.
+        network: On the device where it will be trained. A parameter that is frozen for a while (it has no gradient then) is
+            left alone, by weight decay too.
     """
-    every = list(network.parameters() if parameters is None else parameters)
+    every = list(network.parameters())
     if recipe.decay_norms_and_biases:
         groups: list[dict[str, Any]] = [{"params": every, "weight_decay": recipe.weight_decay}]
     else:
@@ -109,15 +106,10 @@ def make_optimizer(
         return RMSpropTF(groups, lr=0.0, alpha=recipe.alpha, eps=recipe.eps, momentum=recipe.momentum)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
-    # A CUDA graph can only hold AdamW where its step counters stay on the device.
-    on_cuda = any(p.is_cuda for p in every)
-    return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, eps=recipe.eps, fused=True, capturable=on_cuda)
+    return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, eps=recipe.eps, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all groups; where it is a tensor, its value, so that a CUDA graph sees it."""
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        group["lr"] = rate

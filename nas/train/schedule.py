@@ -125,6 +125,7 @@ def epoch_rate(
     decay_rate: float = 0.97,
     decay_epochs: float = 2.4,
     staircase: bool = False,
+    decay_from_start: bool = False,
     minimum: float = 0.0,
 ) -> float:
     """Return the learning rate at a moment of a full training: a linear rise, then one fall over all phases.
@@ -135,7 +136,7 @@ def epoch_rate(
     - `exponential`: peak * decay_rate ^ ((epoch - warmup_epochs) / decay_epochs), whole powers where `staircase` is on. Tan
       & Le 2021, arXiv:2104.00298, section 5.1: "warmup from 0 to 0.256, and then decayed by 0.97 every 2.4 epochs". The
       decay is counted from the end of the warm-up, as that sentence reads. The released code and timm count it from the
-      first step, so that theirs is lower by 0.97 ^ 2 (6 %) throughout.
+      first step: with `decay_from_start` it is decay_rate ^ (epoch / decay_epochs), lower by 0.97 ^ 2 (6 %) throughout.
     - `cosine`: minimum + (peak - minimum) * (1 + cos(pi * t)) / 2, t from 0 at the end of the warm-up to 1 at the end of the
       training. Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5, without restarts.
     - `constant`: peak.
@@ -151,7 +152,7 @@ def epoch_rate(
     if schedule == "constant":
         return peak
     if schedule == "exponential":
-        power = (epoch - warmup_epochs) / decay_epochs
+        power = (epoch if decay_from_start else epoch - warmup_epochs) / decay_epochs
         # 2.4 has no exact binary form: the 5th step must come at epoch 12, not one rounding error after it.
         return max(minimum, peak * decay_rate ** (math.floor(power + 1e-9) if staircase else power))
     share = min(1.0, (epoch - warmup_epochs) / (epochs - warmup_epochs))

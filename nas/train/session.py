@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import shlex
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from nas import catalog, runs
 from nas.data import Dataset, is_found, located
@@ -21,22 +18,23 @@ from nas.data import load as load_data
 from nas.devices import lane_name, out_of_memory
 from nas.errors import DeviceError, RunError, UsageError
 from nas.lane import lane
-from nas.models import build
+from nas.models import Network, build
 from nas.runs import Run
 from nas.spec import ArchSpec
 from nas.train import config as configs
 from nas.train import distributed, full_loop
 from nas.train.config import TrainConfig, recipe_of
 from nas.train.distributed import Group
-from nas.train.full_checkpoint import LAST, WEIGHTS, load_last, save_last, save_weights
-from nas.train.full_facts import changed, manifest, remarks
+from nas.train.full_checkpoint import LAST, load_last, save_last
+from nas.train.full_epoch import Place, State, one_epoch, save_best
+from nas.train.full_facts import changed, device_name, manifest, remarks
 from nas.train.full_loop import Training
 from nas.train.full_recipes import FullRecipe, full_checked, full_from_document, full_phases
 from nas.train.full_report import finished, write_history
-from nas.train.loop import DeviceData, Diverged, proportion_error, to_device
+from nas.train.full_weights import begun_with, check_weights
+from nas.train.loop import Diverged, to_device
 from nas.train.schedule import Phase
 from nas.train.watch import EpochRow, TrainResult, Watcher
-from nas.weights import load_backbone, load_weights
 
 
 def train_network(
@@ -72,16 +70,23 @@ def train_network(
     config = replace(config, data=located(config.data), weights=weights)
     named = {"source": source or spec.name, "phi": phi}
     with distributed.joined(config.device) as (group, device):
-        return _run(_Task(spec, config, recipe, named, group, device, None, watcher or Watcher()))
+        return _run(_Task(spec, config, recipe, named, group, device, None, config.micro_batch, watcher or Watcher()))
 
 
 def resume_training(
-    folder: Path, *, device: str | None = None, data: str | None = None, watcher: Watcher | None = None
+    folder: Path,
+    *,
+    device: str | None = None,
+    data: str | None = None,
+    micro_batch: int | None = None,
+    compile: bool | None = None,
+    watcher: Watcher | None = None,
 ) -> TrainResult:
     """Continue a training from its folder, with its own settings, from the end of its last whole epoch.
 
     Args:
         device: Another one. data: Where the same images are now, if they have moved.
+        micro_batch: Images that a device computes at a time from now on. compile: Whether the step is compiled from now on.
 
     Raises:
         RunError: no run there, or its images are not what they were. UsageError: not a training.
@@ -89,7 +94,13 @@ def resume_training(
     run = runs.open_training(folder)
     where = str(run.path("manifest.json"))
     config = configs.from_document(dict(run.manifest["config"]))
-    config = replace(config, device=device or config.device, data=config.data if data is None else located(data))
+    config = replace(
+        config,
+        device=device or config.device,
+        data=config.data if data is None else located(data),
+        micro_batch=config.micro_batch if micro_batch is None else micro_batch,
+        compile=config.compile if compile is None else compile,
+    )
     if data is None and not is_found(config.data):
         raise RunError(
             f"{folder}: its images are not at {config.data}, where they were. Put them back, or say where they are now: "
@@ -98,7 +109,7 @@ def resume_training(
     recipe = full_checked(full_from_document(dict(run.manifest["recipe"]), where), where)
     spec = catalog.load_arch(run.path("arch.yaml"))
     with distributed.joined(config.device) as (group, place):
-        return _run(_Task(spec, config, recipe, {}, group, place, run, watcher or Watcher()))
+        return _run(_Task(spec, config, recipe, {}, group, place, run, micro_batch, watcher or Watcher()))
 
 
 def continued(folder: Path) -> str:
@@ -108,7 +119,7 @@ def continued(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class _Task:
-    """What is to be trained, by whom and where; `run` where it was begun before."""
+    """What is to be trained, by whom and where; `run` where it was begun before; `micro_batch` where the user gave it now."""
 
     spec: ArchSpec
     config: TrainConfig
@@ -117,15 +128,23 @@ class _Task:
     group: Group
     device: torch.device
     run: Run | None
+    micro_batch: int | None
     watcher: Watcher
 
 
 def _run(task: _Task) -> TrainResult:
     group, config = task.group, task.config
-    if len(group.part(task.recipe.batch_size)) < 2 or task.recipe.batch_size % group.size:
+    share = len(group.part(task.recipe.batch_size))
+    if share < 2 or task.recipe.batch_size % group.size:
         raise UsageError(
             f"batch_size: found {task.recipe.batch_size} for {group.size} processes; allowed: a multiple of their number, and "
-            "at least 2 images each. Give another --batch-size."
+            "at least 2 images each. "
+            + ("Start another number of processes." if task.run else "Give another --batch-size.")
+        )
+    if config.micro_batch and full_loop.smallest_part(share, config.micro_batch) < 2:
+        raise UsageError(
+            f"--micro-batch: found {config.micro_batch} for {share} images, of which one would be alone; allowed: 2 or more in "
+            f"each part. Give {config.micro_batch + 1}."
         )
     folder = task.run.folder if task.run else None
     if folder is None and group.leads:
@@ -143,7 +162,7 @@ def _run(task: _Task) -> TrainResult:
             if not out_of_memory(error):
                 raise
             raise DeviceError(
-                f"{task.device}: out of memory before the first step. Give a smaller network, or free the device."
+                f"{task.device}: out of memory before the first step. Free memory of the device, or train a smaller network."
             ) from error
         except DeviceError as error:
             if not (folder / "manifest.json").exists():
@@ -154,6 +173,11 @@ def _run(task: _Task) -> TrainResult:
 def _owned(task: _Task, folder: Path) -> TrainResult:
     config, recipe, group, device, watcher = task.config, task.recipe, task.group, task.device, task.watcher
     resolution = config.resolution or task.spec.resolved().resolution
+    # Files that other processes may write are looked for before these meet to load the images.
+    fresh = task.run is None or not any(task.run.path(name).exists() for name in (LAST, "history.csv"))
+    begin_with = config.weights if fresh else None
+    if begin_with is not None:
+        check_weights(task.spec, begin_with)  # what is wrong with a file need not wait for thousands of images
     plan = full_phases(recipe, resolution)
     test_resolution = recipe.test_resolution(plan[-1].resolution)
     images = _images(config, max(test_resolution, *(phase.resolution for phase in plan)), task)
@@ -164,6 +188,8 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
         resolution=resolution,
         resolution_mult=1.0,
     )
+    network = build(spec, seed=config.seed)
+    notes = begun_with(network, spec, begin_with, recipe) if begin_with is not None else ()
     facts = manifest(
         spec,
         config,
@@ -179,7 +205,7 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
     watcher.opened(run)
     with lane(lane_name(device), alone=False, waiting=watcher.waiting) as held:
         data = to_device(images, None, device)
-        training, state = _begun(task, spec, run, images)
+        training, state = _begun(task, network, run, fresh, notes)
 
         def between(epoch: int, phase: Phase, done: int, steps: int) -> None:
             """Step aside for a timing that waits for one of the devices: all processes at once, or they would wait for it."""
@@ -189,159 +215,57 @@ def _owned(task: _Task, folder: Path) -> TrainResult:
                 held.give_way()
             watcher.stepped(epoch, phase.resolution, done, steps)
 
-        said = (*remarks(recipe, images), *state.notes, *changed(run, facts))
+        place = Place(run, training, data, test_resolution, device_name(facts["device"]), watcher, between)
+        if task.run and len(state.history) < recipe.epochs:  # kept with the next epoch, if there is one
+            state = replace(state, notes=(*state.notes, *changed(task.run, facts, len(state.history) + 1)))
+        said = (*remarks(recipe, images), *state.notes)
         watcher.started(run, state.history, said)
         ends = [sum(int(phase.epochs) for phase in plan[: index + 1]) for index in range(len(plan))]
         for epoch in range(len(state.history) + 1, recipe.epochs + 1):
             phase = next(phase for phase, end in zip(plan, ends, strict=True) if epoch <= end)
-            state = _epoch(task, run, training, data, state, phase, epoch, test_resolution, between)
+            state = one_epoch(place, state, phase, epoch)
     group.wait()
     return finished(run, spec, state.history, state.best, state.notes, write=group.leads)
 
 
-@dataclass(frozen=True)
-class _State:
-    """A training so far.
-
-    Args:
-        best: `epoch`, and `classes`: for each class its validation images and how many of them are named right; empty at first.
-        notes: What happened that a reader of the result should know.
-    """
-
-    history: tuple[EpochRow, ...] = ()
-    best: Mapping[str, Any] | None = None
-    notes: tuple[str, ...] = ()
-
-    def document(self) -> dict[str, Any]:
-        return {"history": [row.document() for row in self.history], "best": self.best, "notes": list(self.notes)}
-
-
-def _begun(task: _Task, spec: ArchSpec, run: Run, images: Dataset) -> tuple[Training, _State]:
-    """Return the network at the end of the last whole epoch, or before the first."""
-    config, recipe = task.config, task.recipe
-    network = build(spec, seed=config.seed)
-    fresh = not run.path(LAST).exists() and not run.path("history.csv").exists()
-    notes: list[str] = []
-    if fresh and config.weights is not None:
-        if not recipe.needs_weights:
-            load_weights(network, config.weights)
-        elif left := load_backbone(network, config.weights):
-            notes.append(
-                f"{config.weights.name}: its classifier has {left} classes, these images have {spec.num_classes}: it was left "
-                "out, and begins with fresh weights."
-            )
+def _begun(task: _Task, network: Network, run: Run, fresh: bool, notes: tuple[str, ...]) -> tuple[Training, State]:
+    """Return the network at the end of the last whole epoch, or before the first, with the notes of its weights."""
+    config = task.config
     training = full_loop.begin(
-        network, recipe, seed=config.seed, device=task.device, group=task.group, compiled=config.compile
+        network, task.recipe, seed=config.seed, device=task.device, group=task.group, compiled=config.compile
     )
-    task.group.wait()  # none may look whether the file is there while process 0 writes it
+    share = training.micro_batch
     if fresh:
-        state = _State(notes=tuple(notes))
+        training.micro_batch = min(share, config.micro_batch or share)
+        state = State(notes=(*notes, *_split(share, training)))
         if task.group.leads:
             save_last(run.path(LAST), training, state.document())
         return training, state
     stored = load_last(run.path(LAST), training)
-    state = _State(
-        tuple(EpochRow(**row) for row in stored["history"]), stored["best"], tuple(map(str, stored["notes"]))
-    )
+    state = State(tuple(EpochRow(**row) for row in stored["history"]), stored["best"], tuple(map(str, stored["notes"])))
+    before = training.micro_batch
+    # What the user says now may be larger too; what was said before is in the file, unless no epoch has ended since.
+    training.micro_batch = min(share, task.micro_batch or min(before, config.micro_batch or before))
+    state = replace(state, notes=(*state.notes, *_split(before, training)))
     # A run killed between the file it continues from and what is written after it lacks the latter.
     if state.best is not None and state.best["epoch"] == len(state.history):
         with full_loop.averaged(training) as best:  # in all processes: they agree on the weights
             if task.group.leads:
-                _save_best(run, best.state_dict(), state)
+                save_best(run, best.state_dict(), state)
     if task.group.leads and state.history:
         write_history(run, state.history)
     return training, state
 
 
-def _epoch(
-    task: _Task,
-    run: Run,
-    training: Training,
-    data: DeviceData,
-    state: _State,
-    phase: Phase,
-    epoch: int,
-    test_resolution: int,
-    between: Callable[[int, Phase, int, int], None],
-) -> _State:
-    """Train one epoch, score it, and write down all of it; with smaller parts of a batch where memory does not suffice."""
-    began = time.perf_counter()
-    while True:
-        try:
-            shown = full_loop.train_epoch(
-                training, data, phase, epoch, lambda done, steps: between(epoch, phase, done, steps)
-            )
-            with full_loop.averaged(training) as network:
-                classes = full_loop.scores(training, data, test_resolution)
-                n, k = (int(value) for value in classes.sum(0))
-                # Of equals the later one: it has seen larger images.
-                best = k / n >= max((before.val_accuracy for before in state.history), default=0.0)
-                weights = (
-                    {name: value.detach().cpu().clone() for name, value in network.state_dict().items()} if best else {}
-                )
-            break
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-        # Only here, after the traceback is gone, can the failed step's tensors be freed.
-        state = _smaller(task, run, training, state, phase, epoch)
-    row = EpochRow(
-        epoch=epoch,
-        phase=phase.number,
-        resolution=phase.resolution,
-        learning_rate=shown.learning_rate,
-        train_loss=shown.train_loss,
-        val_accuracy=k / n,
-        val_error=proportion_error(k, n),
-        seconds=time.perf_counter() - began,
-        images_per_second=shown.images / shown.seconds,
-        micro_batch=training.micro_batch,
+def _split(before: int, training: Training) -> tuple[str, ...]:
+    """Say from when on a batch is computed in other parts than before, where the user asked for it."""
+    now, share = training.micro_batch, len(training.group.part(training.recipe.batch_size))
+    if now == before:
+        return ()
+    return (
+        f"From step {training.steps + 1} on the {share} images of a batch on a device are computed {now} at a time, as asked. "
+        f"Batch norm sees as many, so that results differ from those of other parts.",
     )
-    state = replace(
-        state,
-        history=(*state.history, row),
-        best={"epoch": epoch, "classes": classes.tolist()} if best else state.best,
-    )
-    if task.group.leads:
-        save_last(run.path(LAST), training, state.document())  # from here on the epoch counts
-        if best:
-            _save_best(run, weights, state)
-        write_history(run, state.history)
-    task.watcher.epoch(row, best)
-    return state
-
-
-def _smaller(task: _Task, run: Run, training: Training, state: _State, phase: Phase, epoch: int) -> _State:
-    """Bring a training back to the start of an epoch, with half the images in a forward pass.
-
-    Raises:
-        DeviceError: there are too few images in it already, or several processes train.
-    """
-    what = f"{task.device}: out of memory in epoch {epoch}, with {training.micro_batch} images of {phase.resolution} pixels"
-    if task.group.size > 1:  # the others wait for gradients that will not come
-        raise DeviceError(f"{what} in each process. Give a smaller --batch-size, or more devices.")
-    batch, smaller = task.recipe.batch_size, -(-training.micro_batch // 2)
-    if batch // -(-batch // smaller) < 2:  # batch norm cannot do with one image
-        raise DeviceError(f"{what}. Give a smaller network or --resolution.")
-    gc.collect()
-    if task.device.type == "cuda":
-        torch.cuda.empty_cache()
-    load_last(run.path(LAST), training)
-    training.micro_batch = smaller
-    said = (
-        f"Out of memory in epoch {epoch} at {phase.resolution} pixels: a batch of {batch} is now computed in parts of "
-        f"{smaller} images, and the epoch began again. The gradients are those of the whole batch, but batch norm sees "
-        f"{smaller} images at a time, so that results differ from those of a larger device."
-    )
-    task.watcher.note(said)
-    runs.update(run, {"micro_batch": smaller, "remarks": [*state.notes, said]})
-    return replace(state, notes=(*state.notes, said))
-
-
-def _save_best(run: Run, weights: Mapping[str, Tensor], state: _State) -> None:
-    row = state.history[-1]
-    facts = {"arch_hash": run.manifest["arch"]["hash"], "epoch": row.epoch, "val_accuracy": row.val_accuracy}
-    save_weights(run.path(WEIGHTS), weights, facts)
 
 
 def _images(config: TrainConfig, resolution: int, task: _Task) -> Dataset:

@@ -18,7 +18,8 @@ class EpochRow:
         train_loss: Mean over the epoch, with label smoothing and on mixed images where the recipe has them.
         val_accuracy: 0..1, at the test resolution, of the averaged weights where the recipe has them. val_error: Its
             standard error. seconds: Wall time, with the score. images_per_second: Of training alone.
-        micro_batch: Images of one forward pass at most; below the batch where memory did not suffice.
+        micro_batch: Images of one forward pass at most; below the batch where memory did not suffice. device: Where it was
+            trained, by name: a training may go on elsewhere.
     """
 
     epoch: int
@@ -31,6 +32,7 @@ class EpochRow:
     seconds: float
     images_per_second: float
     micro_batch: int
+    device: str
 
     def document(self) -> dict[str, Any]:
         """Return the row as plain data."""

@@ -13,6 +13,7 @@ from test_cli import run
 from tiny import TINY_NETWORK
 
 from nas import catalog, runs
+from nas.cli._train import own_images
 from nas.search import SearchResult
 from nas.train import full_loop
 
@@ -54,6 +55,8 @@ def test_the_winner_of_a_search_is_trained_and_the_next_commands_are_named(
     assert code == 0 and "continuing after epoch 2 of 2" in again and again.strip().splitlines()[-1] == lines[-1]
     code, _, err = run(capsys, "train", "--resume", named, "--seed", "4", "--epochs", "9")
     assert code == 2 and "--seed: found 4, the run has 0" in err and "--epochs: found 9, the run has none" in err
+    code, _, err = run(capsys, "train", "--resume", named, "--micro-batch", "8", "--no-compile")
+    assert code == 0 and runs.open_training(folder / "run").manifest["config"]["micro_batch"] == 8, err
 
 
 def test_settings_in_place_of_the_recipe_s_are_kept(
@@ -88,6 +91,20 @@ def test_a_scaled_network_is_found_beside_its_search(
     words[1] = str(scale)
     code, _, err = run(capsys, *words)
     assert code == 2 and "holds scaled networks (1.5); say which with --phi" in err
+
+
+def test_a_file_of_a_run_is_trained_on_the_images_of_the_run(
+    finished: SearchResult, run_copy: Path, folder: Path
+) -> None:
+    own = finished.run.manifest["config"]["data"]
+    (run_copy / "scale").mkdir(exist_ok=True)
+    shutil.copy(folder / "net.yaml", run_copy / "scale" / "phi-2.yaml")
+    for source in (run_copy, run_copy / "winner.yaml", run_copy / "scale" / "phi-2.yaml"):
+        assert own_images(str(source), {})["data"] == own, source
+        assert own_images(str(source), {"data": "photos"}) == {}
+    runs.create(run_copy / "scale", "scale", {})  # a scaling that does not say which images it had
+    assert own_images(str(run_copy / "scale" / "phi-2.yaml"), {})["data"] == own
+    assert own_images(str(folder / "net.yaml"), {}) == {} == own_images("efficientnet_b0", {})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from nas.data import Dataset
 from nas.models import build
 from nas.spec import ArchSpec
 from nas.train import full_loop, loop
-from nas.train.full_loop import begin, feed, train_epoch
+from nas.train.feed import feed
+from nas.train.full_loop import begin, train_epoch
 from nas.train.full_recipes import FULL_RECIPES, full_phases
 from nas.train.session import resume_training, train_network
 from nas.train.watch import EpochRow, Watcher

@@ -65,17 +65,6 @@ def test_the_average_is_apart_from_the_network(network: Network) -> None:
     assert same(ema.state_dict(), first)
 
 
-def test_copied_into_a_network(network: Network, tiny_spec: ArchSpec) -> None:
-    ema = Ema(network, 0.9)
-    moved(network, 1)
-    ema.update(network, 1)
-    other = build(tiny_spec, seed=5)
-    ema.copy_to(other)
-    assert same(copied(other), ema.state_dict())
-    ema.update(network, 2)
-    assert not same(copied(other), ema.state_dict())
-
-
 def test_swapped_for_a_while_in_place_and_back_after_an_error(network: Network) -> None:
     ema = Ema(network, 0.9)
     moved(network, 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,8 @@ from nas.models import Network, build
 from nas.spec import ArchSpec
 from nas.train import full_loop
 from nas.train.distributed import Group
-from nas.train.full_loop import Training, begin, epoch_steps, feed, seed_of, train_epoch
+from nas.train.feed import feed
+from nas.train.full_loop import Training, begin, epoch_steps, seed_of, train_epoch
 from nas.train.full_recipes import FULL_RECIPES, FullRecipe, full_phases
 from nas.train.loop import DeviceData, Images, to_device
 from nas.train.schedule import Progressive
@@ -160,3 +162,83 @@ def test_a_small_training_learns_with_every_optimiser(tiny_spec: ArchSpec, data:
     training = started(tiny_spec, replace(PLAIN, optimizer=optimizer, learning_rate=rate, ema_decay=0.5, momentum=0.9))  # type: ignore[arg-type]
     losses = [epoch(training, data, number) for number in (1, 2, 3, 4, 5)]
     assert losses[-1] < losses[0] - 0.1
+
+
+def test_every_step_has_the_rate_of_the_closed_form(
+    tiny_spec: ArchSpec, data: DeviceData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rise from 0.01 to 0.1 over one of three epochs of four steps, then half a cosine; at the middle of each step."""
+    recipe = replace(PLAIN, epochs=3, schedule="cosine", warmup_epochs=1, warmup_learning_rate=0.01)
+    training, rates = started(tiny_spec, recipe), []
+    step = training.optimizer.step
+
+    def recorded() -> None:
+        rates.append([group["lr"] for group in training.optimizer.param_groups])
+        step()
+
+    monkeypatch.setattr(training.optimizer, "step", recorded)
+    for number in (1, 2, 3):
+        epoch(training, data, number)
+    rise = [0.01 + 0.09 * (step + 0.5) / 4 for step in range(4)]
+    fall = [0.05 * (1 + math.cos(math.pi * (step + 0.5) / 8)) for step in range(8)]
+    assert len(training.optimizer.param_groups) == 2
+    assert rates == [pytest.approx([rate, rate]) for rate in rise + fall]
+
+
+def one_step(spec: ArchSpec, data: DeviceData, recipe: FullRecipe, monkeypatch: pytest.MonkeyPatch) -> Training:
+    """Train one step of a whole epoch, with its gradients kept."""
+    training = started(spec, replace(recipe, batch_size=64))
+    monkeypatch.setattr(training.optimizer, "zero_grad", lambda **_: None)
+    epoch(training, data)
+    assert training.steps == 1
+    return training
+
+
+def length(training: Training) -> float:
+    gradients = [p.grad.flatten() for p in training.network.parameters() if p.grad is not None]
+    return float(torch.cat(gradients).norm())
+
+
+def test_a_long_gradient_is_shortened(tiny_spec: ArchSpec, data: DeviceData, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = length(one_step(tiny_spec, data, PLAIN, monkeypatch))
+    assert free > 0.2
+    assert length(one_step(tiny_spec, data, replace(PLAIN, clip_norm=0.1), monkeypatch)) == pytest.approx(0.1, rel=1e-3)
+    assert length(one_step(tiny_spec, data, replace(PLAIN, clip_norm=2 * free), monkeypatch)) == pytest.approx(free)
+
+
+def test_targets_are_smoothed(tiny_spec: ArchSpec, data: DeviceData) -> None:
+    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    for share in (0.0, 0.3):
+        training = started(tiny_spec, replace(PLAIN, label_smoothing=share))
+        training.network.eval()
+        chances = training.network(images).log_softmax(1).detach()
+        # Szegedy et al. 2016, section 7: (1 - share) of the class itself, share of all classes alike
+        wanted = -(1 - share) * chances[range(6), labels] - share * chances.mean(1)
+        assert float(full_loop.backward(training, images, labels, 0.5)) == pytest.approx(0.5 * float(wanted.mean()))
+
+
+def test_dropout_is_that_of_the_phase(tiny_spec: ArchSpec, data: DeviceData) -> None:
+    recipe = replace(PLAIN, epochs=2, progressive=Progressive(2, (1.0, 1.0), dropout=(0.0, 0.75)))
+    training, zeros = started(tiny_spec, recipe), []
+
+    def seen(_: object, given: tuple[torch.Tensor], said: torch.Tensor) -> None:
+        zeros.append(float(((said == 0) & (given[0] != 0)).float().mean()))
+
+    training.network.dropout.register_forward_hook(seen)
+    for number, phase in enumerate(full_phases(recipe, 16), 1):
+        train_epoch(training, data, phase, number)
+    assert set(zeros[:4]) == {0.0} and sum(zeros[4:]) / 4 == pytest.approx(0.75, abs=0.1)
+
+
+def test_erasing_sets_a_box_to_zero(data: DeviceData) -> None:
+    recipe = replace(PLAIN, erasing=1.0)
+    phase = full_phases(recipe, 16)[0]
+    pixels, labels = data.train_images[torch.arange(16)], data.train_labels[:16]
+    whole, erased = (
+        full_loop.make_batch(data, pixels, labels, item, phase, torch.Generator().manual_seed(0))[0]
+        for item in (replace(recipe, erasing=0.0), recipe)
+    )
+    gone = (erased == 0).all(1) & (whole != 0).any(1)
+    assert bool(gone.flatten(1).any(1).all()), "a box in every image"
+    assert torch.equal(erased[~gone[:, None].expand_as(erased)], whole[~gone[:, None].expand_as(whole)])

@@ -20,12 +20,14 @@ from nas.data import load as load_data
 from nas.errors import DataError, DeviceError, RunError, UsageError, WeightsError
 from nas.models import build
 from nas.runs import open_training
-from nas.train import full_loop
+from nas.train import full_epoch, full_facts, full_loop
 from nas.train.config import TrainConfig, recipe_of
+from nas.train.distributed import Group
+from nas.train.full_recipes import full_phases
 from nas.train.loop import evaluate, to_device
 from nas.train.session import resume_training, train_network
 from nas.train.watch import EpochRow
-from nas.weights import load_weights
+from nas.weights import load_weights, read_weights
 
 CPU = torch.device("cpu")
 
@@ -96,6 +98,27 @@ def test_a_stopped_training_continues_to_the_bit(place: Place, whole: Path, epoc
     assert_same_training(whole, place.folder / out)
 
 
+def test_epochs_of_another_device_are_told_apart(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        place.train("moved", StopAt(2))
+    run = place.folder / "moved"
+    began = open_training(run).manifest["device"]
+    monkeypatch.setattr(full_facts, "describe_device", lambda _: {"type": "cpu", "name": "Other, Inc."})
+    result = resume_training(run)
+    assert [row["device"] for row in table(run / "history.csv")] == [began["name"]] * 2 + ["Other, Inc."] * 2
+    stored = json.loads((run / "result.json").read_text())
+    assert stored["devices"] == [
+        {"device": began["name"], "first_epoch": 1, "last_epoch": 2},
+        {"device": "Other, Inc.", "first_epoch": 3, "last_epoch": 4},
+    ]
+    (note,) = stored["notes"]
+    assert note.startswith("From epoch 3 on the training went on under other conditions (device): on Other, Inc. with")
+    page = (run / "report.md").read_text()
+    assert note in page and page.count(f"epochs 1 to 2 on {began['name']}; epochs 3 to 4 on Other, Inc.") == 2
+    monkeypatch.undo()
+    assert resume_training(run).summary == result.summary  # a training that has ended is not changed by looking at it
+
+
 def test_what_a_kill_between_two_files_left_out_is_written_again(place: Place, whole: Path) -> None:
     copy = Path(shutil.copytree(whole, place.folder / "copy"))
     for name in ("history.csv", "weights.safetensors", "result.json"):
@@ -130,6 +153,12 @@ def test_the_optimiser_of_the_papers_goes_on_to_the_bit_too(place: Place, tmp_pa
     assert_same_training(whole.run.folder, place.folder / "rmsprop-stopped")
 
 
+def test_the_file_that_a_training_goes_on_from_gives_its_averaged_weights(whole: Path) -> None:
+    stored, found = last(whole), read_weights(whole / "last.pt")
+    assert_same(found, stored["ema"])
+    assert not torch.equal(found["classifier.weight"], stored["network"]["classifier.weight"])
+
+
 def test_other_seeds_are_other_trainings(place: Place, whole: Path) -> None:
     other = place.train("seed", seed=1).run.folder
     assert not torch.equal(weights(whole)["classifier.weight"], weights(other)["classifier.weight"])
@@ -157,6 +186,27 @@ def test_a_full_disk_is_told_and_the_epoch_before_stays(
     assert len(json.loads(last(stopped)["facts"])["history"]) == 2 and not list(stopped.glob("*.tmp"))
     resume_training(stopped)
     assert_same_training(whole, stopped)
+
+
+def test_the_weights_of_the_best_epoch_stay_when_later_ones_are_worse(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, seen = iter((3, 9, 9, 4)), []  # images named right: of equals the later epoch is kept
+
+    def scores(training: full_loop.Training, *_: Any) -> torch.Tensor:
+        seen.append({name: value.clone() for name, value in training.network.state_dict().items()})
+        return torch.tensor([[10, next(given)], [2, 0], [0, 0]])
+
+    monkeypatch.setattr(full_loop, "scores", scores)
+    result = place.train("best")
+    assert result.best_epoch == 3 and result.val_accuracy == 9 / 12
+    assert result.summary["last_val_accuracy"] == 4 / 12
+    kept = weights(result.run.folder)
+    assert all(torch.equal(kept[name], value) for name, value in seen[2].items())
+    assert not torch.equal(kept["classifier.weight"], seen[3]["classifier.weight"])
+    with safe_open(result.run.folder / "weights.safetensors", "pt") as file:
+        assert file.metadata()["epoch"] == "3"
+    assert [row["right"] for row in table(result.run.folder / "classes.csv")] == ["9", "0", "0"]
 
 
 def test_out_of_memory_splits_the_batch_and_begins_the_epoch_again(
@@ -189,6 +239,68 @@ def test_out_of_memory_splits_the_batch_and_begins_the_epoch_again(
     assert said[0] in (result.run.folder / "report.md").read_text()
 
 
+def test_out_of_memory_while_scoring_halves_the_scoring_alone(
+    place: Place, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, batches, trained = full_loop.correct, [], []
+
+    def greedy(network: Any, data: Any, resolution: int, batch_size: int, part: range) -> torch.Tensor:
+        batches.append(batch_size)
+        if batch_size > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(network, data, resolution, batch_size, part)
+
+    def counted(training: full_loop.Training, data: Any, phase: Any, epoch: int, *rest: Any) -> full_loop.EpochTraining:
+        trained.append(epoch)
+        return first(training, data, phase, epoch, *rest)
+
+    first = full_loop.train_epoch
+    monkeypatch.setattr(full_loop, "correct", greedy)
+    monkeypatch.setattr(full_loop, "train_epoch", counted)
+    seen = Notes()
+    result = place.train("oom-scoring", seen)
+    assert trained == [1, 2, 3, 4] and batches == [32, 16, 8, 8, 8, 8]
+    (said,) = seen.said
+    assert "while scoring after epoch 1, with 32 images of 16 pixels" in said and "scored 8 at a time" in said
+    assert result.summary["notes"] == [said] and [row.micro_batch for row in result.history] == [16] * 4
+    mine, theirs = last(result.run.folder), last(whole)
+    assert (mine["score_batch"], theirs["score_batch"]) == (8, 32)
+    assert_same(mine["network"], theirs["network"])  # nothing was trained again, and nothing otherwise
+    monkeypatch.setattr(full_loop, "correct", lambda *_: greedy(None, None, 0, 9, range(0)))
+    with pytest.raises(
+        DeviceError, match=r"while one image of 16 pixels is scored.*--device\. Continue with: nas train"
+    ):
+        place.train("oom-one", epochs=2)
+
+
+def test_a_resumed_training_takes_fewer_images_at_a_time_when_asked(place: Place, whole: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        place.train("asked", StopAt(2), micro_batch=8)
+    run = place.folder / "asked"
+    with pytest.raises(UsageError, match=r"--micro-batch: found 2 for 5 images, of which one would be alone.*Give 3"):
+        place.train("alone", micro_batch=2, batch_size=5)
+    with pytest.raises(KeyboardInterrupt):
+        resume_training(run, micro_batch=4, watcher=StopAt(3))
+    result = resume_training(run)
+    assert [row.micro_batch for row in result.history] == [8, 8, 4, 4]
+    first, second = result.summary["notes"]
+    assert first.startswith("From step 1 on the 16 images") and second.startswith("From step 9 on the 16 images")
+    assert "4 at a time" in second and open_training(run).manifest["config"]["micro_batch"] == 4
+
+
+def test_out_of_memory_in_one_of_several_processes_names_what_a_resumed_training_takes(
+    place: Place, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, recipe = place.spec, recipe_of(TrainConfig(recipe=str(place.recipe)))
+    training = full_loop.begin(build(spec, seed=0), recipe, seed=0, device=CPU)
+    training.group = Group(0, 2)
+    for images, words in ((8, "Give --micro-batch 4 to go on"), (2, "Train anew with a smaller network")):
+        training.micro_batch = images
+        common = full_epoch.Place(open_training(whole), training, None, 16, "", Notes(), lambda *_: None)  # type: ignore[arg-type]
+        with pytest.raises(DeviceError, match=rf"with {images} images of 8 pixels.*{words}"):
+            full_epoch._smaller(common, full_epoch.State(), full_phases(recipe, 16)[0], 1)
+
+
 def test_out_of_memory_with_two_images_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -210,6 +322,33 @@ def test_a_network_that_does_not_fit_at_all_is_an_error(place: Place, monkeypatc
 def test_a_loss_that_is_no_number_ends_the_training_with_its_remedy(place: Place) -> None:
     with pytest.raises(RunError, match=r"loss is not finite.*--learning-rate"):
         place.train("diverged", learning_rate=1e5, recipe="short", epochs=4, batch_size=8)
+
+
+@pytest.mark.parametrize("where", ["network", "average", "scores"])
+def test_weights_that_are_no_numbers_are_not_kept(place: Place, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """The loss of an epoch is computed before its last step, so that it may be finite while the weights are not."""
+    original = full_loop.train_epoch
+
+    def spoilt(training: full_loop.Training, data: Any, phase: Any, epoch: int, *rest: Any) -> full_loop.EpochTraining:
+        shown = original(training, data, phase, epoch, *rest)
+        assert training.ema
+        if epoch == 2 and where == "network":
+            training.network.get_parameter("classifier.bias").data[0] = float("nan")
+        elif epoch == 2 and where == "average":
+            training.ema.values["bn1.running_var"][0] = float("inf")
+        elif epoch == 2:
+            training.ema.values["classifier.weight"].fill_(3e38)  # finite, but no sum of it is
+        return shown
+
+    monkeypatch.setattr(full_loop, "train_epoch", spoilt)
+    words = {"network": "the weights are", "average": "averaged weights are", "scores": "scores of the validation"}
+    with pytest.raises(RunError, match=rf"{words[where]}.* not finite.*--learning-rate"):
+        place.train(f"spoilt-{where}", epochs=2)
+    run = place.folder / f"spoilt-{where}"
+    kept = last(run)
+    assert len(json.loads(kept["facts"])["history"]) == 1
+    tensors = [*kept["network"].values(), *kept["ema"].values(), *weights(run).values()]
+    assert all(bool(value.isfinite().all()) for value in tensors)
 
 
 def test_other_images_and_other_runs_are_not_continued(place: Place, whole: Path, tmp_path: Path) -> None:
@@ -273,12 +412,40 @@ def test_weights_are_asked_for_and_must_fit(place: Place, whole: Path, tmp_path:
         place.train("none", recipe="transfer")
     images = Path(shutil.copytree(place.data, tmp_path / "images"))
     shutil.copytree(images / "red", images / "white")
-    with pytest.raises(
-        WeightsError, match=r"classifier\.weight"
-    ):  # a recipe that is no transfer takes no other classes
+    with pytest.raises(WeightsError, match=r"has 3 classes, these images have 4; .*--recipe transfer"):
         place.train("strict", data=str(images), weights=whole / "weights.safetensors")
+    assert not (place.folder / "strict").exists()
     again = place.train("again", weights=whole / "weights.safetensors", epochs=2)
     assert again.history[0].train_loss < place.train("cold", epochs=2).history[0].train_loss
+
+
+def test_weights_that_do_not_fit_are_told_before_images_are_read(
+    place: Place, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = weights(whole)
+    (tmp_path / "damaged.pt").write_bytes(b"half")
+    torch.save({name: value for name, value in tensors.items() if "bn1" not in name}, tmp_path / "other.pt")
+    torch.save({**tensors, "conv_stem.weight": tensors["conv_stem.weight"][:, :1]}, tmp_path / "grey.pt")
+
+    def unread(*_: Any, **__: Any) -> None:
+        raise AssertionError("the images were read")
+
+    monkeypatch.setattr("nas.train.session.load_data", unread)
+    for name, words in (("none.pt", "no such file"), ("damaged.pt", "cannot be read"), ("other.pt", "missing: bn1")):
+        with pytest.raises(WeightsError, match=words):
+            place.train("unfit", weights=tmp_path / name)
+        assert not (place.folder / "unfit").exists()
+    with pytest.raises(AssertionError, match="were read"):  # whether the images are grey too is not known before
+        place.train("unfit", weights=tmp_path / "grey.pt")
+    monkeypatch.undo()
+    with pytest.raises(WeightsError, match=r"conv_stem\.weight \(8, 1, 3, 3\) \(the network has \(8, 3, 3, 3\)"):
+        place.train("unfit", weights=tmp_path / "grey.pt")
+    assert not (place.folder / "unfit").exists()
+
+
+@pytest.mark.parametrize(("epochs", "frozen"), [(1, 0), (2, 1), (4, 1), (20, 2), (40, 4)])
+def test_a_short_transfer_has_a_frozen_epoch_too(epochs: int, frozen: int) -> None:
+    assert recipe_of(TrainConfig(recipe="transfer", weights=Path("w.pt"), epochs=epochs)).freeze_epochs == frozen
 
 
 def test_fewer_epochs_keep_the_shape_of_the_schedule() -> None:

@@ -67,15 +67,6 @@ def test_rmsprop_is_the_formula_of_its_docstring() -> None:
         assert float(p.detach()) == pytest.approx(value, rel=1e-12)
 
 
-def test_the_rate_may_be_a_tensor() -> None:
-    plain, own = parameters(), parameters()
-    rate = torch.tensor(0.0)
-    found = trained(RMSpropTF(own, lr=rate), own)
-    for mine, other in zip(found, trained(RMSpropTF(plain, lr=0.0), plain), strict=True):
-        torch.testing.assert_close(mine, other)
-    assert float(rate) == pytest.approx(0.02 / 3)
-
-
 def test_a_parameter_without_a_gradient_stays_and_joins_later() -> None:
     first, second = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
     optimizer = RMSpropTF([first, second], lr=0.1, weight_decay=0.1)
@@ -143,10 +134,3 @@ def test_the_optimizer_of_a_recipe(tiny_spec: ArchSpec, name: Any, kind: type, a
     assert not any(
         torch.equal(p, own) for p, own in itertools.islice(zip(network.parameters(), before, strict=True), 3)
     )
-
-
-def test_an_optimizer_of_some_parameters(tiny_spec: ArchSpec) -> None:
-    network = build(tiny_spec, seed=0)
-    optimizer = make_optimizer(network, FULL_RECIPES["transfer"], [network.get_parameter("classifier.bias")])
-    assert [len(group["params"]) for group in optimizer.param_groups] == [1]
-    assert optimizer.param_groups[0]["eps"] == 1e-3

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.progressive import T_QUANTILES, Trained, compared, fewer, network, run, sides
+from benchmarks.progressive import T_QUANTILES, Trained, compared, fewer, network, planned, run, sides
 from nas.data import Dataset
+from nas.errors import UsageError
 from nas.spec import ArchSpec
 from nas.train.full_recipes import FULL_RECIPES, full_phases
 
@@ -31,6 +32,14 @@ def test_the_constant_side_has_the_last_phase_throughout() -> None:
         name for name, value in pair["constant"].document().items() if value == pair["progressive"].document()[name]
     ]
     assert set(pair["constant"].document()) - set(same) == {"progressive"}
+
+
+def test_the_warm_up_shrinks_with_the_epochs() -> None:
+    recipe = planned("standard", 20, 32)
+    assert (recipe.epochs, recipe.batch_size, recipe.warmup_epochs) == (20, 32, pytest.approx(1.0))
+    assert planned("short", 6, None) == FULL_RECIPES["short"]
+    with pytest.raises(UsageError, match="recipe transfer: found one phase, or weights"):
+        planned("transfer", 20, None)
 
 
 def test_the_comparison_is_by_pairs() -> None:
