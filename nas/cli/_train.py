@@ -6,15 +6,13 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.progress import SpinnerColumn, TextColumn
 
 from nas import catalog, runs
+from nas.cli._screen import Screen
 from nas.data import is_found
 from nas.errors import UsageError
 from nas.runs import Run
@@ -54,40 +52,15 @@ def network(source: str | None, phi: float | None) -> tuple[ArchSpec, str]:
     return catalog.load_arch(file), name
 
 
-class TrainProgress(Watcher):
+class TrainProgress(Screen, Watcher):
     """A watcher that prints; used as a context, so that the bar is taken down on errors too."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        self._console = Console(highlight=False, soft_wrap=True, markup=False)
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[speed]}", markup=False),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,  # in a log a bar is only empty lines
-        )
-        self._task = self._bar.add_task("preparing", total=None, speed="")
+        super().__init__(before=(SpinnerColumn(),), after=(TextColumn("{task.fields[speed]}", markup=False),), speed="")
         self._sizes: list[int] = []
         self._batch = 0
         self._epoch = (0, 0.0)
-
-    def __enter__(self) -> TrainProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def packing(self, done: int, total: int) -> None:
-        """Show how many images have been decoded."""
-        self._bar.update(self._task, description="packing images", completed=done, total=total)
 
     def opened(self, run: Run) -> None:
         """Remember what to continue."""
@@ -175,10 +148,6 @@ class TrainProgress(Watcher):
         named = shlex.quote(str(folder))
         self._say("next", f"nas predict {named} photos/")
         self._say("", f"nas export {named}")
-
-    def _say(self, label: str, text: str, style: str = "") -> None:
-        """Print a line behind its label. Text is never read as markup: a folder may be called `[run]`."""
-        self._console.print(Text.assemble((f"{label:9s}", "bold"), (text, style)))
 
 
 class Silent(TrainProgress):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
 
 import torch
@@ -45,6 +46,8 @@ def onnx_bytes(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
 
     # An example of one image would fix N at 1: torch.export takes sizes 0 and 1 for constants.
     images = torch.zeros(2, *shape)
+    # Without torchvision the exporter logs a line for each of its operators; no network here has any.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

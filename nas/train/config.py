@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nas.data import BUILTIN
-from nas.errors import UnknownNameError, UsageError, nearest
+from nas.errors import UsageError
+from nas.registry import settings_of
 from nas.train.full_recipes import FullRecipe, full_checked, load_full_recipe
 
 PATHS = ("weights", "out")
@@ -96,13 +97,7 @@ def from_settings(settings: dict[str, Any], where: str) -> TrainConfig:
     Raises:
         UnknownNameError: no such setting.
     """
-    known = [item.name for item in fields(TrainConfig)]
-    for name in settings:
-        if name not in known:
-            raise UnknownNameError(
-                f"{where}: {name}: unknown setting. Known: {', '.join(known)}.{nearest(name, known)}"
-            )
-    return TrainConfig(**settings)
+    return settings_of(TrainConfig, settings, where)
 
 
 def from_document(data: dict[str, Any]) -> TrainConfig:
