@@ -135,6 +135,7 @@ def versus_single(result: ScaleResult) -> list[str]:
     if not compound:
         return ["No compound network was trained."]
     best = max(compound, key=lambda item: item.seen.mean)
+    flattered = f"; the best of {len(compound)}, which flatters it" if len(compound) > 1 else ""
     lines = []
     for kind in SINGLE:
         for item in (item for item in result.trained if item.kind == kind):
@@ -146,8 +147,7 @@ def versus_single(result: ScaleResult) -> list[str]:
                 f"**{verdict}**, {gap:+.4f} ± {SIGNIFICANT * error:.4f}"
             )
     return [
-        f"The best compound network ({best.coefficients}; the best of {len(compound)}, which flatters it) has "
-        f"{best.seen.mean:.4f}:",
+        f"The best compound network ({best.coefficients}{flattered}) has {best.seen.mean:.4f}:",
         "",
         *(f"- {line}" for line in lines),
     ]
