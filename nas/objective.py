@@ -133,6 +133,21 @@ def few_images(used: int, there: int) -> list[str]:
     ]
 
 
+def guessing(accuracy: float, error: float, classes: int) -> list[str]:
+    """Say where the best network is not known to be better than one that guesses: nothing was learnt, and nothing is compared.
+
+    Args:
+        accuracy, error: Of the best network, with its standard error. classes: Number of classes.
+    """
+    if accuracy - 2 * error > 1 / classes:
+        return []
+    return [
+        f"The best accuracy, {accuracy:.4f} ± {error:.4f}, is not better than guessing among {classes} classes "
+        f"({1 / classes:.4f}): so short a training learnt nothing, and the choice is luck. Give --recipe a file with more "
+        "epochs, or more images."
+    ]
+
+
 def warnings(candidates: Sequence[Candidate], reward: Reward, top: int = 5) -> list[str]:
     """Say where the score itself, not the networks, decided: the cheapest corner, noise, or a choice of exponents.
 

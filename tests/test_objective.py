@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.objective import Candidate, Reward, few_images, pareto, ranked, score_of, slacks, tightest, warnings
+from nas.objective import Candidate, Reward, few_images, guessing, pareto, ranked, score_of, slacks, tightest, warnings
 from nas.space import Limit
 
 V2 = Reward(w=-0.07, v=-0.05, ref_params=7e6)
@@ -144,3 +144,9 @@ def test_few_validation_images_are_said_with_their_error_and_a_remedy() -> None:
     assert few_images(100, 2_000)[0].endswith("The data has 2000: raise val_images of the recipe.")
     assert "on 1 validation image:" in few_images(1, 1)[0]
     assert few_images(500, 500) == few_images(2_000, 10_000) == []
+
+
+def test_a_best_network_that_guesses_is_told_so() -> None:
+    assert guessing(0.30, 0.02, 10) == []
+    (said,) = guessing(0.13, 0.02, 10)
+    assert "0.1300 ± 0.0200" in said and "guessing among 10 classes (0.1000)" in said

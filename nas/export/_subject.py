@@ -114,6 +114,7 @@ def of_arch(
     Raises:
         UsageError: no weights were named. WeightsError, ExportError: weights or images of another network.
     """
+    spec = catalog.load_arch(name)
     if weights is None and not random_weights:
         raise UsageError(
             f"{name}: is an architecture, and has no weights. Give them with --weights FILE (.safetensors, .pt, .pth), name a "
@@ -121,7 +122,6 @@ def of_arch(
         )
     if weights is not None and random_weights:
         raise UsageError("--weights, --random-weights: found both; one of them is allowed.")
-    spec = catalog.load_arch(name)
     network = build(spec, seed=0)
     if weights is not None:
         load_weights(network, weights)

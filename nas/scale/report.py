@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from nas.report.text import table
 from nas.runs import write_bytes, write_json, write_text
 from nas.scale.fit import SIGNIFICANT, TIE, difference
-from nas.scale.grid import SINGLE, Grid
+from nas.scale.grid import SINGLE, Grid, Point
 from nas.scale.result import ScaleResult, Trained
 from nas.space import format_count
 
@@ -251,6 +251,7 @@ def doubt(result: ScaleResult) -> list[str]:
 def _report(result: ScaleResult) -> list[str]:
     manifest = result.run.manifest
     metric = manifest["grid"]["budget_metric"]
+    rules = [f"{key} {value or 'none'}" for key, value in manifest["grid"]["rules"].items() if value is not False]
     lines = [
         f"# Scaling of {result.base.name}",
         "",
@@ -263,7 +264,7 @@ def _report(result: ScaleResult) -> list[str]:
         f"- recipe: {manifest['recipe']['name']}, {manifest['recipe']['epochs']:g} epochs, "
         f"batch {manifest['recipe']['batch_size']}",
         f"- device: {manifest['device']['name']}, torch {manifest['torch']}",
-        f"- rules: {', '.join(f'{key} {value}' for key, value in manifest['grid']['rules'].items())}",
+        f"- rules: {', '.join(rules)}",
         "",
     ]
     lines += [f"> {warning}\n" for warning in result.warnings]
@@ -327,14 +328,15 @@ def _plot(result: ScaleResult, path: Path) -> None:
     left.set_xlabel("training step time, multiple of the base's (measured)")
     left.set_ylabel("validation accuracy of the proxy")
     left.grid(alpha=0.3)
-    left.legend(fontsize=8, loc="best")
+    left.margins(x=0.08, y=0.35)  # room for the legend
+    left.legend(fontsize=8, loc="upper center", ncols=3)
     for surface, colour, label in (
         (False, "0.75", "off the surface"),
         (True, "#4878a8", "on the surface of the theory"),
     ):
         points = [point for point in result.grid.points if bool(point.on_surface) == surface]
         right.plot(
-            [point.coefficients.theory for point in points],
+            [_theory(point, result.grid) if surface else point.coefficients.theory for point in points],
             [point.macs for point in points],
             "o",
             ms=3,
@@ -360,6 +362,11 @@ def _plot(result: ScaleResult, path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_bytes(path, picture.getvalue())
+
+
+def _theory(point: Point, found: Grid) -> float:
+    """Return the theory of the triple that puts a network on the surface; its own name may be another one."""
+    return min((item.theory for item in point.members), key=lambda theory: abs(theory - found.target))
 
 
 def _accuracies(axes: Any, trained: Sequence[Trained]) -> None:

@@ -20,11 +20,22 @@ from nas.devices import describe_device, pick_devices
 from nas.engine import PhaseBug, checkpoints, engine_for
 from nas.errors import RunError, UsageError
 from nas.evaluate import Setup
+from nas.objective import guessing
 from nas.runs import Run
 from nas.scale.compound import Coefficients
 from nas.scale.config import ScaleConfig, from_settings
 from nas.scale.family import member, network, too_large, write
-from nas.scale.fit import Seen, decide, seed_deviation, seen, step_time_model, time_ratio
+from nas.scale.fit import (
+    SIGNIFICANT,
+    Decision,
+    Seen,
+    decide,
+    difference,
+    seed_deviation,
+    seen,
+    step_time_model,
+    time_ratio,
+)
 from nas.scale.grid import SINGLE, Choice, Grid, Level, Point, choose, grid, largest_resolution, published_point
 from nas.scale.measure import Measurements
 from nas.scale.result import Member, ScaleResult, Trained, Watcher
@@ -114,13 +125,14 @@ def kind_of(source: str) -> Any:
 
 def _begun(config: ScaleConfig, source: str, watcher: Watcher) -> ScaleResult:
     devices = pick_devices(config.devices)
-    search = runs.open_search(source) if Path(source).is_dir() else None
+    kind = kind_of(source)
+    search = runs.open_search(source) if Path(source).is_dir() and kind != "train" else None
     if search is not None and not search.path("winner.yaml").is_file():
         raise RunError(
             f"{search.folder}: has no winner yet. Continue the search: nas search --resume {shlex.quote(str(search.folder))}"
         )
     named = catalog.load_arch(source if search is None else search.path("winner.yaml"))
-    own = None if search is None else search.manifest["config"]
+    own = runs.open_run(source).manifest["config"] if kind in ("search", "train") else None
     place = config.data or (BUILTIN if own is None else own["data"])
     if not is_found(place):
         raise RunError(f"{source}: its images are not at {place}. Say where they are with --data.")
@@ -308,7 +320,11 @@ class _Scaling:
         )
         chosen = points[decision.chosen].coefficients
         members = self._family(chosen)
-        warnings = self._warned(points[decision.chosen], members)
+        warnings = (
+            *guessing(results[decision.best].mean, results[decision.best].error, self.data.num_classes),
+            *self._gain(results, decision, deviation),
+            *self._warned(points[decision.chosen], members),
+        )
         return ScaleResult(
             run=self.run_folder,
             base=self.base,
@@ -531,6 +547,19 @@ class _Scaling:
             f"The images have {self.native} pixels (median), and networks of the grid see up to {largest}: enlarged images hold "
             "nothing new, so that a higher resolution can only win by its larger maps. Do not take gamma for a law of your "
             "images."
+        ]
+
+    def _gain(self, results: Mapping[Level, Seen], decision: Decision, deviation: float) -> list[str]:
+        """Say where scaling has not been seen to help at all."""
+        if BASE not in results:
+            return []
+        gap, error = difference(results[decision.best], results[BASE], deviation)
+        if gap > SIGNIFICANT * error:
+            return []
+        return [
+            f"No network that costs {self.config.target:g} times the base is known to be more accurate than the base (the best: "
+            f"{gap:+.4f} ± {SIGNIFICANT * error:.4f}). The coefficients rest on differences that this recipe cannot see; more "
+            "epochs (--recipe) or more validation images may show them."
         ]
 
     def _warned(self, chosen: Point | None, members: Sequence[Member]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from nas.devices import describe_device, pick_devices
 from nas.engine import WORKER, Engine, PhaseBug, checkpoints, engine_for
 from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits
-from nas.objective import Reward, few_images, tightest, warnings
+from nas.objective import Reward, few_images, guessing, tightest, warnings
 from nas.report import write_report
 from nas.runs import Run
 from nas.search import begin
@@ -359,6 +359,7 @@ def _ended(
         )
     notes = ([short] if spent < config.budget else []) + unheard
     notes += few_images(run.manifest["data"]["used_val_images"], run.manifest["data"]["val_images"])
+    notes += guessing(finalists[0].accuracy, finalists[0].accuracy_error, classes["num_classes"])
     notes += warnings([record.candidate() for record in found if record.kind == "trained"], reward)
     notes += [
         f"{item.record.arch_hash} failed when it was trained again ({item.outcome}); it comes last."

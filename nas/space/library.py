@@ -35,6 +35,8 @@ def find(name: str, beside: Path | None = None) -> Path:
         path = folder() / f"{shipped}.yaml"
         if path.is_file():
             return path
+    if Path(name).is_file():
+        raise UnknownNameError(f"{name}: is no YAML file. Give a space or an architecture (.yaml), or a run's folder.")
     short = [known.removeprefix("reference/") for known in names()]
     if Path(name).suffix in {".yaml", ".yml"} or "/" in name.removeprefix("reference/"):
         raise UnknownNameError(f"{name}: no such file. Give a .yaml file or a shipped name: {', '.join(short)}.")

@@ -31,8 +31,8 @@ def write_curves(history: Sequence[EpochRow], path: Path, title: str) -> None:
     middle.plot(epochs, accuracy, color="#c8503c", **marks)
     middle.fill_between(
         epochs,
-        [row.val_accuracy - 2 * row.val_error for row in history],
-        [row.val_accuracy + 2 * row.val_error for row in history],
+        [row.val_accuracy - row.val_error for row in history],
+        [row.val_accuracy + row.val_error for row in history],
         color="#c8503c",
         alpha=0.18,
         lw=0,

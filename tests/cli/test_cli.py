@@ -244,7 +244,8 @@ def test_a_resumed_run_ends_with_its_winner_and_the_next_command(
     best = max(record.reward or 0 for record in finished.records if record.kind == "trained")
     assert f"continuing: 3 networks trained already, the best with reward {best:.4f}" in out
     assert finished.winner.arch_hash in out
-    larger, export = out.strip().splitlines()[-2:]
+    larger, train, export = out.strip().splitlines()[-3:]
+    assert train.strip().startswith(f"nas train {run_copy}")
     assert larger.startswith(f"next     nas scale --from {run_copy} --phi 1,2,3")
     assert export.strip() == f"nas export {run_copy}"
 

@@ -13,6 +13,7 @@ import optuna
 import pandas as pd
 import pytest
 from tiny import TINY_NETWORK, write_images
+from trained_runs import make, write_photos
 
 from nas import catalog, runs
 from nas.cost import count
@@ -21,6 +22,7 @@ from nas.errors import RunError, UnknownNameError, UsageError
 from nas.evaluate import Evaluator
 from nas.scale import ScaleResult, Watcher, derive, report, resume
 from nas.scale.config import ScaleConfig
+from nas.scale.fit import difference
 from nas.search import SearchResult
 
 FEW: dict[str, Any] = {
@@ -247,6 +249,25 @@ def test_a_phi_beyond_all_reason_is_refused_before_it_is_built(tmp_path: Path) -
     settings: dict[str, Any] = {"coefficients": (2, 1, 1), "phi": (20,), "devices": "cpu", "out": tmp_path / "scale"}
     with pytest.raises(UsageError, match="allowed: 2000 layers"):
         derive(source=str(network), recipe="quick", data=str(write_images(tmp_path / "images", 10)), **settings)
+
+
+def test_a_scaling_that_helps_nothing_says_so(result: ScaleResult) -> None:
+    """So few steps on so few images tell nothing apart, and the reader is to know it."""
+    assert result.decision is not None
+    base = result.trained[0].seen
+    best = next(item.seen for item in result.trained if item.level == result.decision.best)
+    gap, error = difference(best, base, result.deviation)
+    said = any("is known to be more accurate than the base" in warning for warning in result.warnings)
+    assert said == (gap <= 2 * error)
+
+
+def test_the_network_of_a_training_is_scaled_on_its_images(tmp_path: Path) -> None:
+    folder, _ = make(tmp_path / "training", write_photos(tmp_path / "photos", "train", 8, 0))
+    settings: dict[str, Any] = {"coefficients": (1.2, 1.1, 1.5), "recipe": "quick", "devices": "cpu"}
+    found = derive(source=str(folder), out=tmp_path / "scale", **settings)
+    own = runs.open_training(folder).manifest
+    assert found.base.arch_hash == own["arch"]["hash"]
+    assert found.run.manifest["config"]["data"] == own["config"]["data"]
 
 
 def test_given_coefficients_need_no_training(tmp_path: Path) -> None:
