@@ -24,6 +24,9 @@ METRICS = ("macs", "step_time", "params")
 
 Level = tuple[int, int, int]
 
+BASE: Level = (0, 0, 0)
+"""The level of the base itself."""
+
 
 @dataclass(frozen=True)
 class Point:

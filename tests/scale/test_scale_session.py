@@ -236,7 +236,7 @@ def test_a_network_that_no_memory_holds_is_written_and_not_built(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "nas.scale.session.too_large", lambda spec, device: "it needs 9 GiB" if spec.resolution > 16 else ""
+        "nas.scale.work.too_large", lambda spec, device: "it needs 9 GiB" if spec.resolution > 16 else ""
     )
     found = derive(source=str(folder), out=tmp_path / "scale", coefficients=(1, 1, 2), phi=(1,), devices="cpu")
     assert found.members[0].file.is_file() and "step_time_ms" not in found.members[0].built
