@@ -157,8 +157,9 @@ def owned(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     handle = _locked(path)
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        with suppress(OSError):  # a full disk: the lock holds all the same, and who holds it is for people to read
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         for left in folder.rglob(f".*{TEMPORARY}"):
             inside = [place for place in left.parents if place.is_relative_to(folder) and place != folder]
             if not any((place / ".lock").exists() for place in inside):  # a scaling in this run has an owner of its own
@@ -325,7 +326,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     Raises:
         RunError: as there.
     """
-    with being_written(path, "then continue with --resume") as file:
+    with being_written(path, "then continue with --resume (nas scale: the same command again)") as file:
         file.write(content)
 
 
