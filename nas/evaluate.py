@@ -25,7 +25,7 @@ from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
 from nas.data import Dataset, Split
 from nas.data import load as load_data
-from nas.devices import lane_name, out_of_memory, pick_device
+from nas.devices import keep_freed_memory, lane_name, out_of_memory, pick_device
 from nas.errors import DataError, DeviceError, MeasurementError, UsageError
 from nas.lane import Lane, lane
 from nas.objective import slacks
@@ -109,6 +109,8 @@ class Evaluator:
         waiting: Callable[[], None] | None = None,
     ) -> None:
         check_limits(limits, device)
+        if device.type == "cpu":
+            keep_freed_memory()
         self.recipe = recipe
         self.device = device
         self.limits = limits

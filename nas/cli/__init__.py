@@ -75,6 +75,7 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
     from nas.cli._signals import Ended, signals
     from nas.search import resume as continue_run
     from nas.search import search as start_run
+    from nas.train.probe import devices
 
     progress = SearchProgress()
     try:
@@ -83,6 +84,8 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
                 changes = _changes(resume, given)
                 result = continue_run(resume, **changes, skip_bugs=skip_bugs, watcher=progress)
             else:
+                if settings["devices"] == "auto":
+                    given["devices"] = devices(progress.note)
                 result = start_run(**given, watcher=progress)
     except KeyboardInterrupt as end:
         what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)

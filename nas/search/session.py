@@ -36,6 +36,7 @@ from nas.search.samplers import PRUNERS, SAMPLERS
 from nas.search.study import describe, open_study, records, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
+from nas.train.probe import probed, settled
 from nas.train.recipes import Recipe, from_document, load_recipe
 
 
@@ -110,9 +111,12 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     begin.check_enqueue(space, config.enqueue)
     if config.warm_start is not None:
         reopened(config.warm_start)
+    watcher = watcher or Watcher()
     recipe = load_recipe(config.recipe or space.recipe)
+    if pick_devices(config.devices)[0].type == "cpu":
+        recipe = settled(recipe, probed(watcher.note))
     config = replace(config, data=located(config.data))  # the run may be continued from another folder
-    return _run(config, space, recipe, None, watcher or Watcher())
+    return _run(config, space, recipe, None, watcher)
 
 
 def resume(

@@ -162,7 +162,8 @@ class PhaseTraining:
 def start(spec: ArchSpec, recipe: Recipe, device: torch.device, seed: int) -> TrainState:
     """Build a network with fresh weights, and its optimiser. Norms and biases have no weight decay."""
     network = build(spec, seed=seed).to(device=device)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from the stubs
+    layout = torch.contiguous_format if recipe.layout == "contiguous" else torch.channels_last
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]  # absent from the stubs
     decayed = [p for p in network.parameters() if p.ndim > 1]
     free = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
@@ -230,7 +231,7 @@ def train_phase(
         _check(total)
     between()
     trained = time.perf_counter()
-    right = correct(state.network, data, phase.resolution)
+    right = correct(state.network, data, phase.resolution, low=recipe.is_low(state.device.type))
     k, n = int(right.sum()), len(right)
     state.phases_done = phase.number
     return PhaseTraining(
@@ -292,7 +293,9 @@ def train_step(state: TrainState, images: Tensor, targets: Tensor, recipe: Recip
     Args:
         images: float32, (B, C, R, R), normalised, channels last. targets: int64 (B,), or float32 (B, num_classes).
     """
-    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.device.type == "cuda"):
+    if recipe.layout == "contiguous":
+        images = images.contiguous()
+    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=recipe.is_low(state.device.type)):
         scores = state.network(images)
         loss = functional.cross_entropy(scores.float(), targets, label_smoothing=recipe.label_smoothing)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -322,22 +325,29 @@ def proportion_error(k: int, n: int) -> float:
 
 @torch.no_grad()
 def correct(
-    network: Network, data: DeviceData, resolution: int, batch_size: int = 250, part: range | None = None
+    network: Network,
+    data: DeviceData,
+    resolution: int,
+    batch_size: int = 250,
+    part: range | None = None,
+    low: bool | None = None,
 ) -> Tensor:
     """Return for each validation image whether the network names its class: bool, (N,), on the device.
 
     Args:
         part: Rows of the validation images to look at, in place of all: neighbours, in order.
+        low: Whether to score in bfloat16; None is on CUDA only.
     """
     network.eval()
     device = data.device
+    low = device.type == "cuda" if low is None else low
     found = []
     rows = range(len(data.val_labels)) if part is None else part
     for first in range(rows.start, rows.stop, batch_size):
         here = slice(first, min(first + batch_size, rows.stop))
         images, labels = data.val_images[here], data.val_labels[here]
         x = eval_batch(images, resolution=resolution, mean=data.mean, std=data.std)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
             scores = network(x)
         found.append(scores.argmax(1) == labels)
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.bool, device=device)

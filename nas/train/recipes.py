@@ -22,8 +22,11 @@ from nas.train.recipe_files import (
     changed,
     checked,
     load,
+    one_of,
 )
 from nas.train.schedule import Progressive
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Recipe:
         crop_padding: Random shift, as a share of the image size. crop_scale: Least share of the area that a random
             crop keeps; 1 is off.
         clip_norm: Gradients longer than this are shortened to it.
+        precision: Of the forward pass: `float32`, or `bfloat16` by autocast; `auto` is what pays on the device.
+        layout: Of images and weights: `channels_last` or `contiguous`; `auto` is what pays on the device.
     """
 
     name: str
@@ -61,10 +66,17 @@ class Recipe:
     crop_padding: float = 0.125
     crop_scale: float = 1.0
     clip_norm: float = 5.0
+    precision: str = AUTO
+    layout: str = AUTO
 
     def document(self) -> dict[str, Any]:
-        """Return the recipe as plain data, for manifests and files."""
-        return asdict(self)
+        """Return the recipe as plain data, for manifests and files; what is left open is left out, as in older files."""
+        found = asdict(self)
+        return {name: value for name, value in found.items() if name not in ("precision", "layout") or value != AUTO}
+
+    def is_low(self, device_type: str) -> bool:
+        """Whether the forward pass runs in bfloat16: on `cuda` unless the recipe says otherwise."""
+        return self.precision == "bfloat16" or (self.precision == AUTO and device_type == "cuda")
 
 
 RECIPES: Registry[Recipe] = Registry("recipe")
@@ -132,4 +144,6 @@ _ALLOWED: Allowed = {
     "crop_padding": SHARE,
     "crop_scale": ABOVE_ZERO_SHARE,
     "clip_norm": ABOVE_ZERO,
+    "precision": one_of(AUTO, "float32", "bfloat16"),
+    "layout": one_of(AUTO, "channels_last", "contiguous"),
 }
