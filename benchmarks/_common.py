@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import re
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -27,9 +29,26 @@ def conditions(device: torch.device) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "optuna", "numpy")},
         },
+        "command": command(),
         "git": git_revision(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def command() -> str:
+    """Return the command that runs, with the names of files in place of their places on this machine."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec is not None else Path(sys.argv[0]).name
+    return " ".join(["python -m", name, *map(_placeless, sys.argv[1:])])
+
+
+def settings(options: argparse.Namespace) -> dict[str, str]:
+    """Return the options of a command as text, but for where it writes."""
+    return {name: _placeless(str(value)) for name, value in vars(options).items() if name != "out"}
+
+
+def _placeless(word: str) -> str:
+    return Path(word).name if word.startswith("/") else word
 
 
 def folder(device: torch.device, root: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,14 @@ def median_interval(values: Sequence[float], draws: int = 10_000) -> dict[str, A
         low, high = np.quantile(np.median(seen[rows], axis=1), [0.025, 0.975])
         found |= {"low": float(low), "high": float(high)}
     return found
+
+
+def shown(interval: Mapping[str, Any], digits: int = 2) -> str:
+    """Return a median with its interval as text, such as `1.93 [1.80, 2.11]`."""
+    middle = f"{interval['median']:,.{digits}f}"
+    if interval["low"] is None:
+        return f"{middle} (one round)"
+    return f"{middle} [{interval['low']:,.{digits}f}, {interval['high']:,.{digits}f}]"
 
 
 def tau(first: Sequence[float], second: Sequence[float]) -> float:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._common import conditions, folder, store, stored
+from benchmarks._common import conditions, folder, settings, store, stored
 from benchmarks._stats import tau
 from benchmarks.plain import PlainTraining, Way
 from nas import catalog
@@ -158,9 +158,9 @@ def main() -> None:
     )
     hashes = [spec.arch_hash for spec in specs]
     path = folder(device, options.out) / "fidelity.json"
-    settings = {name: str(value) for name, value in vars(options).items() if name not in ("workers", "also")}
+    asked = {name: value for name, value in settings(options).items() if name not in ("workers", "also")}
     content = stored(path)
-    if content.get("settings", settings) != settings:
+    if content.get("settings", asked) != asked:
         raise SystemExit(
             f"{path}: holds figures of other settings ({content['settings']}). Move it away, or give --out."
         )
@@ -176,11 +176,11 @@ def main() -> None:
                         jobs[pool.submit(trained, *arguments)] = key
         for number, job in enumerate(as_completed(jobs), 1):
             done[jobs[job]] = job.result()
-            store(path, conditions(device) | {"settings": settings, "trainings": done})
+            store(path, conditions(device) | {"settings": asked, "trainings": done})
             print(f"{number}/{len(jobs)} {jobs[job]}: {job.result()['accuracy']:.4f}", flush=True)
     rows = table(done, hashes, list(arms), options.seeds)
     content = conditions(device) | {
-        "settings": settings,
+        "settings": asked,
         "data": {"name": first.name, "fingerprint": first.fingerprint},
         "recipes": {name: recipe.document() for name, recipe in arms.items()},
         "networks": {

@@ -40,8 +40,8 @@ from typing import Any
 
 import torch
 
-from benchmarks._common import conditions, folder, store, stored
-from benchmarks._stats import median_interval, shuffled
+from benchmarks._common import conditions, folder, settings, store, stored
+from benchmarks._stats import median_interval, shown, shuffled
 from benchmarks.fidelity import drawn
 from benchmarks.plain import PlainTraining, Way
 from nas import catalog
@@ -383,9 +383,9 @@ def main() -> None:
         specs = [replace(spec, resolution=options.resolution, resolution_mult=1.0) for spec in specs]
     name = f"proxy_throughput-{options.resolution}.json" if options.resolution else "proxy_throughput.json"
     path = folder(device, options.out) / name
-    settings = {key: str(value) for key, value in vars(options).items()}
+    asked = settings(options)
     content = stored(path)
-    rounds: list[dict[str, Any]] = content.get("rounds", []) if content.get("settings") == settings else []
+    rounds: list[dict[str, Any]] = content.get("rounds", []) if content.get("settings") == asked else []
     if len(rounds) < options.rounds:
         arms, servers = arms_of(task, wanted, options.share, options.ray_trials)
         try:
@@ -408,17 +408,16 @@ def main() -> None:
                 rounds.append(row)
                 store(
                     path,
-                    conditions(device) | {"settings": settings, "absent": absent, "rounds": rounds} | summary(rounds),
+                    conditions(device) | {"settings": asked, "absent": absent, "rounds": rounds} | summary(rounds),
                 )
         finally:
             for item in servers:
                 item.close()
     found = summary(rounds)
     for arm, values in found["arms"].items():
-        rate = values["proxies_per_hour"]
-        print(f"{arm:28s} {rate['median']:7.0f} proxies/h [{rate['low']}, {rate['high']}]")
+        print(f"{arm:28s} {shown(values['proxies_per_hour'], 0)} proxies an hour")
     for rival, ratio in found["nas_over"].items():
-        print(f"nas over {rival:36s} {ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] ({ratio['arm']})")
+        print(f"nas over {rival:36s} {shown(ratio)} ({ratio['arm']})")
 
 
 if __name__ == "__main__":
