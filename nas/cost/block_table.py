@@ -29,7 +29,7 @@ FAR = 3.0
 """Standard errors from a prediction to its lower bound. Of 200 networks measured on a CPU less than 1 in 100 that were left
 out lay below it, with tables of 20 to 150 others; of two standard errors it was 2 to 3 (`benchmarks.block_table`)."""
 
-STRENGTHS = tuple(float(value) for value in np.logspace(-3, 2, 21))
+STRENGTHS = tuple(float(value) for value in np.logspace(-5, 2, 29))
 """Ridge strengths to choose from: the variance of a relative error over that of a rate, all in units of the mean network."""
 
 WORK = ("blocks", "macs", "elements")

@@ -143,7 +143,7 @@ def run_loop(
         """Return a trial's record with what is foreseen of it: nothing of a user's network, which is always timed."""
         if flight.record.foreseen_ms is not None or "enqueued" in flight.trial.user_attrs:
             return flight.record  # the former was about to be timed when the run was cut off
-        seen = [*found, *(other.record for other in flights.values())]
+        seen = [*found, *(other.record for other in (*flights.values(), *interrupted))]
         record = foresight.judged(flight.record, flight.spec, seen)
         if record.foreseen_ms is not None and not record.kind:
             flight.trial.set_user_attr("foreseen_ms", record.foreseen_ms)  # also if the run is cut off, it is timed
