@@ -26,8 +26,8 @@ LEAST = 20
 """With fewer networks a table says nothing: its own error is not known yet."""
 
 FAR = 3.0
-"""Standard errors from a prediction to its lower bound. Of 200 networks measured on a CPU less than 1 in 100 that were left
-out lay below it, with tables of 20 to 150 others; of two standard errors it was 2 to 3 (`benchmarks.block_table`)."""
+"""Standard errors from a prediction to its lower bound. Of 200 networks measured on a CPU 0.2 to 1.6 in 100 of those held out lay
+below it, with tables of 20 to 150 others; of two standard errors it was 1.8 to 3.9 (`benchmarks.block_table`)."""
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-5, 2, 29))
 """Ridge strengths to choose from: the variance of a relative error over that of a rate, all in units of the mean network."""
