@@ -32,6 +32,7 @@ KEPT = (
     "space.yaml",
     "trials.csv",
     "finalists.json",
+    "foreseen.json",
     "warnings.json",
     "winner.yaml",
     "report.md",

@@ -18,6 +18,7 @@ from nas.runs import Run, open_search, read_json
 from nas.spec import ArchSpec
 
 FINALISTS = "finalists.json"
+FORESEEN = "foreseen.json"
 _RECORD = {"arch_hash", "arch", "reward", "num_params", "macs"}
 _TEXTS = ("kind", "arch_hash", "arch")
 _TIMES = ("step_time_ms", "step_time_mad_ms", "ref_step_time_ms")
@@ -35,6 +36,7 @@ class RunView:
         finalists: The best networks measured again, the winner first; empty while the search goes on.
         trainings: The fresh trainings and timings of finalists, by network and seed.
         warnings: What to know before trusting the winner.
+        foreseen: How well step times were predicted by the block table (`table`) and by MACs (`macs`); empty without a limit.
     """
 
     run: Run
@@ -42,6 +44,7 @@ class RunView:
     finalists: tuple[Mapping[str, Any], ...]
     warnings: tuple[str, ...]
     trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    foreseen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def winner(self) -> ArchSpec:
@@ -79,7 +82,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunView:
         RunError: no run there, no trial has ended in it, or a file of it is damaged.
     """
     run = open_search(folder)
-    trials, warnings = (run.path(name) for name in ("trials.csv", "warnings.json"))
+    trials, warnings, foreseen = (run.path(name) for name in ("trials.csv", "warnings.json", FORESEEN))
     if not trials.is_file():
         raise RunError(f"{run.folder}: no trial has ended in it yet. Continue it: {_continue(run)}")
     last = read_finalists(run)
@@ -90,6 +93,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunView:
         finalists=tuple(last.get("finalists", ())),
         trainings=last["trainings"],
         warnings=tuple(map(str, read_json(warnings, list, again))) if warnings.is_file() else (),
+        foreseen=read_json(foreseen, dict, again) if foreseen.is_file() else {},
     )
 
 

@@ -38,7 +38,7 @@ def page(view: RunView) -> str:
     parts += ["![Accuracy against step time](pareto.png)", ""]
     if view.warnings:
         parts += ["## Read this first", "", *[f"- {line}" for line in view.warnings], ""]
-    parts += _best(view) + _front(view) + _spent(view) + _conditions(manifest)
+    parts += _best(view) + _front(view) + _spent(view) + _foreseen(view) + _conditions(manifest)
     return "\n".join(parts)
 
 
@@ -188,6 +188,32 @@ def _timing(trials: pd.DataFrame) -> pd.Series | None:
         return None
     measured = trials[trials["kind"] != "duplicate"]  # which repeats what the first one took
     return pd.Series([float(str(phases).split()[0]) for phases in measured["phase_seconds"]], dtype=float)
+
+
+def _foreseen(view: RunView) -> list[str]:
+    """Say what the block table was worth, and which networks it kept from being timed; only where step time is limited."""
+    if not view.foreseen:
+        return []
+    table, macs = view.foreseen["table"], view.foreseen["macs"]
+    lines = [
+        "## Step times foreseen",
+        "",
+        f"Each of {table['networks']} networks timed, left out and predicted from the others by the block table: off by "
+        f"{table['median_error']:.1%} (median), rank correlation {table['spearman']:.2f}. By multiply-adds alone: "
+        f"{macs['median_error']:.1%} and {macs['spearman']:.2f}.",
+    ]
+    trials = view.trials[view.trials["foreseen_ms"].notna() & (view.trials["kind"] != "duplicate")]
+    timed = trials[trials["step_time_ms"].notna()]
+    rejected = trials[trials["step_time_ms"].isna() & (trials["kind"] == "infeasible")]
+    limit = next(item["max"] for item in view.run.manifest["limits"] if item["cost"] == "step_time_ms")
+    beyond = int((timed["step_time_ms"] > limit).sum())
+    lines.append(
+        f"{len(rejected)} networks were foreseen to be far beyond the limit of {limit:.4g} ms and not timed. To check "
+        f"that, {len(timed)} such were timed all the same: {beyond} of them were beyond it."
+        if len(trials)
+        else f"No network was foreseen to be far beyond the limit of {limit:.4g} ms; all were timed."
+    )
+    return [*lines, ""]
 
 
 def _conditions(manifest: Mapping[str, Any]) -> list[str]:

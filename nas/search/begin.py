@@ -88,7 +88,7 @@ def warm_start(study: optuna.Study, source: Source, space: SearchSpace, reward: 
             continue
         taken += 1
         if origin not in known:  # a run that was killed here goes on where it stood
-            study.add_trial(_trial(replace(record, origin=origin), params, space, reward))
+            study.add_trial(_trial(replace(record, origin=origin, foreseen_ms=None), params, space, reward))
     left = len(source.records) - taken - unmeasured
     beyond = f"; {left} lie outside this space or its limits" if left else ""
     if unmeasured:

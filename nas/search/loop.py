@@ -24,9 +24,10 @@ from nas.errors import SearchError, TrialBug
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
 from nas.runs import Run, write_json, write_text
+from nas.search.foreseen import Foresight
 from nas.search.record import FAILED, TrialRecord
 from nas.search.study import distributions, running, values
-from nas.space import SearchSpace, choices, decode, forbidden, stored_choose
+from nas.space import Limit, SearchSpace, choices, decode, forbidden, stored_choose
 from nas.spec import ArchSpec, summary
 
 
@@ -37,6 +38,7 @@ class Terms:
     Args:
         num_phases: Training phases of every network. top_k: Networks whose weights are kept.
         skipped: Hashes of networks that are not to be tried, for the program fails on them.
+        limits: Limits on costs; where one is on the step time, networks far beyond it are not timed (`nas.search.foreseen`).
     """
 
     space: SearchSpace
@@ -49,6 +51,7 @@ class Terms:
     seed: int
     top_k: int
     skipped: frozenset[str] = frozenset()
+    limits: tuple[Limit, ...] = ()
 
 
 STUCK = 10
@@ -96,6 +99,7 @@ def run_loop(
     flights: dict[str, _Flight] = {}
     waiting: dict[str, list[_Flight]] = {}
     folder = run.path(checkpoints.FOLDER)
+    foresight = Foresight(terms.space, terms.num_classes, terms.in_channels, terms.limits)
     idle = 0
 
     def flight_of(trial: Trial) -> _Flight:
@@ -106,6 +110,7 @@ def run_loop(
             in_channels=terms.in_channels,
         )
         record = TrialRecord(trial.number, "", spec.arch_hash, summary(spec), params=dict(trial.params))
+        record = replace(record, foreseen_ms=trial.user_attrs.get("foreseen_ms"))
         return _Flight(trial, spec, record, Job(spec, 0, terms.seed).key)
 
     def begin(flight: _Flight) -> None:
@@ -124,11 +129,25 @@ def run_loop(
         elif flight.key in flights:
             waiting.setdefault(record.arch_hash, []).append(flight)
         else:
-            flights[flight.key] = flight
             results, _ = checkpoints.load(folder, flight.key)
+            if not results:
+                flight.record = judged(flight)
+            if flight.record.kind:
+                return end(flight, flight.record)
+            flights[flight.key] = flight
             for result in results[:-1]:
                 take(flight, result)
             proceed(flight, results[-1] if results else None)
+
+    def judged(flight: _Flight) -> TrialRecord:
+        """Return a trial's record with what is foreseen of it: nothing of a user's network, which is always timed."""
+        if flight.record.foreseen_ms is not None or "enqueued" in flight.trial.user_attrs:
+            return flight.record  # the former was about to be timed when the run was cut off
+        seen = [*found, *(other.record for other in (*flights.values(), *interrupted))]
+        record = foresight.judged(flight.record, flight.spec, seen)
+        if record.foreseen_ms is not None and not record.kind:
+            flight.trial.set_user_attr("foreseen_ms", record.foreseen_ms)  # also if the run is cut off, it is timed
+        return record
 
     def take(flight: _Flight, result: PhaseResult) -> None:
         """Add a phase's result to its trial."""
@@ -154,7 +173,7 @@ def run_loop(
 
     def end(flight: _Flight, record: TrialRecord, first: TrialRecord | None = None) -> None:
         """Store a trial's record and tell the study; `first` is what a duplicate repeats."""
-        _store(study, flight.trial, record, ended_as=(first or record).kind)
+        _store(study, flight.trial, record, ended_as=(first or record).kind, unmeasured=foresight.slacks(record))
         found.append(record)
         if record.duplicate_of is None:
             memory[record.arch_hash] = record
@@ -185,6 +204,7 @@ def run_loop(
             begin(flight_of(_ask(study, domains, stuck=stuck, seed=terms.seed + len(found))))
         if not flights:
             sweep()
+            foresight.write(run, found)
             return found
         try:
             job, result = engine.next()
@@ -237,8 +257,7 @@ def _with_result(flight: _Flight, result: PhaseResult, reward: Reward) -> TrialR
     )
     if result.phase == 0:
         for name, slack in result.slacks.items():
-            flight.trial.set_constraint(name, slack)
-            flight.trial.set_user_attr(f"slack_{name}", round(slack, 4))
+            _set_slack(flight.trial, name, slack)
         known: dict[str, Any] = costs(result.measurements)
         return replace(record, **known)
     if result.training is None:
@@ -259,6 +278,11 @@ def _with_result(flight: _Flight, result: PhaseResult, reward: Reward) -> TrialR
         num_params=record.num_params,
     )
     return replace(record, reward=score)
+
+
+def _set_slack(trial: Trial, name: str, slack: float) -> None:
+    trial.set_constraint(name, slack)
+    trial.set_user_attr(f"slack_{name}", round(slack, 4))
 
 
 def costs(measurements: Mapping[str, Measurement]) -> dict[str, float | int]:
@@ -293,7 +317,9 @@ def decided_record(trial: Trial) -> TrialRecord | None:
     return None if stored is None else TrialRecord(**json.loads(stored))
 
 
-def _store(study: optuna.Study, trial: Trial, record: TrialRecord, ended_as: str) -> None:
+def _store(
+    study: optuna.Study, trial: Trial, record: TrialRecord, ended_as: str, unmeasured: Mapping[str, float]
+) -> None:
     """Write a record as attributes of its trial, then its end; killed in between, the trial counts as in flight.
 
     Only a network trained to the end is complete. All others end as pruned, never as failed: samplers learn from pruned
@@ -303,6 +329,8 @@ def _store(study: optuna.Study, trial: Trial, record: TrialRecord, ended_as: str
         trial.storage.set_trial_system_attr(trial._trial_id, DECIDED, json.dumps(asdict(record)))
     for name, value in record.attributes().items():
         trial.set_user_attr(name, value)
+    for name, slack in unmeasured.items():
+        _set_slack(trial, name, slack)
     failed, unfit = ended_as in FAILED, ended_as in ("infeasible", "forbidden")
     trial.set_user_attr("feasible", "no" if unfit or failed else "yes")
     if record.kind in (*FAILED, "forbidden"):  # an infeasible one has its slacks; samplers are to stay away from all

@@ -34,6 +34,8 @@ class TrialRecord:
         train_loss: Mean over the last phase.
         step_time_ms, step_time_mad_ms, step_time_n: Median, spread and number of timed steps.
         ref_step_time_ms: The baseline's step time in the same measurement.
+        foreseen_ms: Step time that was predicted, of a network that was foreseen to be beyond the limit. Timed all the same,
+            it has a step_time_ms too; one that was not timed has none.
         latency_ms, latency_mad_ms, latency_n: Median, spread and number of timed inferences; only where a limit is on them.
         num_params, macs, peak_memory_mib: The other costs.
         phase_accuracy: val_accuracy at each phase's end, as `0.61 0.73`.
@@ -55,6 +57,7 @@ class TrialRecord:
     step_time_mad_ms: float | None = None
     step_time_n: int | None = None
     ref_step_time_ms: float | None = None
+    foreseen_ms: float | None = None
     latency_ms: float | None = None
     latency_mad_ms: float | None = None
     latency_n: int | None = None

@@ -296,6 +296,7 @@ def _owned(
         seed=config.seed,
         top_k=config.top_k,
         skipped=skipped,
+        limits=setup.limits,
     )
     engine = engine_for(
         setup,

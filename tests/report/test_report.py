@@ -103,6 +103,33 @@ def test_latencies_are_told_where_they_were_measured(folder: Path, tmp_path: Pat
     assert "| 1.10 | - |" in text, "a network taken over from a run without a limit has none"
 
 
+def test_what_was_foreseen_is_told_where_step_time_is_limited(folder: Path, tmp_path: Path) -> None:
+    assert "foreseen" not in page(load_run(folder))
+    slow = {"step_time_ms": 40.0, "foreseen_ms": 41.0, "num_params": 1e6, "macs": 1e7}
+    trials = [
+        trial(0),
+        trial(1, foreseen_ms=30.0),  # timed all the same, and 11 ms: within the limit
+        TrialRecord(2, "infeasible", "a", "net 2", **slow),
+        *(TrialRecord(number, "infeasible", f"b{number}", "", **slow | {"step_time_ms": None}) for number in (3, 4, 5)),
+        TrialRecord(6, "duplicate", "b3", "net 3", duplicate_of=3, **slow | {"step_time_ms": None}),
+        TrialRecord(7, "out_of_memory", "c", "net 7", **slow | {"step_time_ms": None}),
+    ]
+    other = fabricate(tmp_path / "limited", trials, [], [])
+    facts = json.loads((other / "manifest.json").read_text())
+    limits = [{"cost": "macs", "max": 1e9, "min": None}, {"cost": "step_time_ms", "max": 20.0, "min": None}]
+    (other / "manifest.json").write_text(json.dumps(facts | {"limits": limits}))
+    assert "foreseen" not in page(load_run(other)), "too few were timed for a table"
+    table, macs = (
+        {"networks": 57, "spearman": rank, "median_error": off} for rank, off in ((0.971, 0.034), (0.72, 0.117))
+    )
+    runs.write_json(other / "foreseen.json", {"table": table, "macs": macs})
+    text = page(load_run(other)).split("## Step times foreseen")[1].split("##")[0]
+    assert "Each of 57 networks timed" in text and "off by 3.4% (median), rank correlation 0.97." in text
+    assert "By multiply-adds alone: 11.7% and 0.72." in text
+    assert "3 networks were foreseen to be far beyond the limit of 20 ms and not timed." in text
+    assert "2 such were timed all the same: 1 of them were beyond it." in text
+
+
 def test_every_table_is_a_table(folder: Path) -> None:
     rows: dict[int, list[str]] = {}
     block = 0

@@ -20,7 +20,7 @@ from nas.objective import Reward
 from nas.search.loop import Terms, run_loop
 from nas.search.record import TrialRecord
 from nas.search.study import open_study, records
-from nas.space import SearchSpace
+from nas.space import Limit, SearchSpace
 from nas.spec import ArchSpec
 from nas.train.loop import PhaseTraining
 
@@ -126,9 +126,12 @@ class Search:
         reward: Reward | None = None,
         top_k: int = 2,
         skipped: frozenset[str] = frozenset(),
+        limits: tuple[Limit, ...] = (),
+        again: bool = False,
     ) -> list[TrialRecord]:
-        self.study = open_study(self.folder, "stub", sampler=sampler, pruner=pruner, seed=seed)
-        if memory:  # an SQLite file costs more than everything else here
+        if not again:  # else the study goes on as it is, also one in memory
+            self.study = open_study(self.folder, "stub", sampler=sampler, pruner=pruner, seed=seed)
+        if memory and not again:  # an SQLite file costs more than everything else here
             self.study = optuna.create_study(direction="maximize", sampler=self.study.sampler, pruner=self.study.pruner)
         known = records(self.study)
         terms = Terms(
@@ -142,6 +145,7 @@ class Search:
             seed=seed,
             top_k=top_k,
             skipped=skipped,
+            limits=limits,
         )
         folder = None if memory else self.checkpoints
         return run_loop(
