@@ -17,7 +17,7 @@ from nas.search.record import TrialRecord, table
 MANIFEST: dict[str, Any] = {
     "space": "v2_tiny",
     "space_hash": "5ace",
-    "config": {"space": "v2_tiny", "data": "photos", "budget": 3},
+    "config": {"space": "v2_tiny", "data": "photos", "budget": 3, "top_k": 2},
     "baseline": {"name": "base", "num_params": 1_000_000, "hash": "ba5e"},
     "recipe": {"name": "quick", "epochs": 1.5, "batch_size": 64, "progressive": {"phases": 2, "size": [0.5, 1.0]}},
     "reward": {"w": -0.07, "v": -0.05},
@@ -111,7 +111,7 @@ def test_every_table_is_a_table(folder: Path) -> None:
             rows.setdefault(block, []).append(line)
         else:
             block += 1
-    assert len(rows) == 4
+    assert len(rows) == 5
     for lines in rows.values():
         assert len({line.count(" | ") for line in lines}) == 1
         assert re.fullmatch(r"\| (--- \| )*--- \|", lines[1])
