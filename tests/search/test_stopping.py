@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
-from stubs import PHASES, Search, StubEvaluator, TwoSlots, kinds
+from stubs import Search, StubEvaluator, TwoSlots, kinds
 
 from nas.engine import InlineEngine, Job
 from nas.evaluate import PhaseResult
@@ -19,8 +19,8 @@ from nas.search import stopping
 from nas.search.record import TrialRecord, table
 from nas.search.stopping import AUDIT, AUDITED, FIRST, Halving, goes_on
 from nas.search.study import records
-from nas.space import SearchSpace
 
+CACHED = optuna.storages._cached_storage._CachedStorage
 Rewards = dict[int, float]
 
 
@@ -146,67 +146,68 @@ class Cut(BaseException):
     """The process is killed."""
 
 
-def ended(found: list[TrialRecord]) -> list[TrialRecord]:
-    return sorted((replace(record, seconds=0.0, phase_seconds="") for record in found), key=lambda item: item.number)
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop from the fourth network on, and audit the 2nd, 6th, 10th ... stop."""
+    monkeypatch.setattr("nas.search.stopping.AUDIT", 4)
+    monkeypatch.setattr(Halving.__init__, "__defaults__", (stopping.ETA, 3))
 
 
 def judged(found: list[TrialRecord]) -> list[TrialRecord]:
-    return [record for record in ended(found) if record.kind in ("trained", "pruned")]
+    return sorted(kinds(found, "trained", "pruned"), key=lambda record: record.number)
 
 
-@pytest.mark.parametrize("moment", ["before the mark", "after the mark", "in the next phase"])
+def stops(found: list[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in judged(found) if record.kind == "pruned" or record.audited]
+
+
+def dying(moment: Callable[[str, Any], bool]) -> Callable[..., None]:
+    """Return a `set_trial_user_attr` that dies in place of a write."""
+    write = CACHED.set_trial_user_attr
+
+    def either(self: Any, trial_id: int, key: str, value: Any) -> None:
+        if moment(key, value):
+            raise Cut
+        write(self, trial_id, key, value)
+
+    return either
+
+
+@pytest.mark.parametrize("moment", ["before the mark", "in the next phase"])
+@pytest.mark.usefixtures("soon")
 def test_a_kill_neither_forgets_an_audit_nor_makes_a_second(
     search: Search, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """One worker, so that the continued run has to be the same as one that was never killed."""
-    monkeypatch.setattr("nas.search.stopping.AUDIT", 6)  # the 3rd, 9th ... stop
-    killed: list[str] = []
-    evaluator = StubEvaluator()
-
-    def kill(arch: str) -> None:
-        killed.append(arch)
-        raise Cut
+    """With one worker the continued run has to be one that was never killed."""
+    evaluator, second = StubEvaluator(), StubEvaluator()
 
     def trap(job: Job) -> PhaseResult | None:
-        if moment == "in the next phase" and job.phase == 2:
-            attributes = search.study.trials[-1].user_attrs
-            if AUDITED in attributes:
-                kill(job.spec.arch_hash)
+        if job.phase == 2 and AUDITED in search.study.trials[-1].user_attrs:
+            raise Cut
         return None
 
-    storage = optuna.storages._cached_storage._CachedStorage
-    mark = storage.set_trial_user_attr
-
-    def marks(self: Any, trial_id: int, key: str, value: Any) -> None:
-        if key == AUDITED and moment == "before the mark":
-            kill("")
-        mark(self, trial_id, key, value)
-        if key == AUDITED and moment == "after the mark":
-            kill("")
-
-    evaluator.trap = trap
     with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(storage, "set_trial_user_attr", marks)
-        search.go(evaluator, 24, pruner="halving")
-    assert killed and not [record for record in records(search.study) if record.audited]
-    second = StubEvaluator()
-    found = judged(search.go(second, 24, pruner="halving"))
-    stops = [record for record in found if record.kind == "pruned" or record.audited]
-    assert [place for place, record in enumerate(stops, 1) if record.audited] == list(range(3, len(stops) + 1, 6))
+        if moment == "before the mark":
+            patch.setattr(CACHED, "set_trial_user_attr", dying(lambda key, value: key == AUDITED))
+        else:
+            evaluator.trap = trap
+        search.go(evaluator, 12, pruner="halving")
+    assert not [record for record in records(search.study) if record.audited]
+    found = search.go(second, 12, pruner="halving")
+    places = [place for place, record in enumerate(stops(found), 1) if record.audited]
+    assert places == list(range(2, len(stops(found)) + 1, 4)) and places
     assert not set(evaluator.log) & set(second.log), "no phase is run twice"
     rewards = first_rewards(search)
     came = list(rewards)
-    for record in found:
-        on = came.index(record.number) < FIRST or in_the_top(record.number, rewards, stopping.ETA)
-        assert on == (record.kind == "trained" and not record.audited)
+    for record in judged(found):
+        wanted = came.index(record.number) < 3 or in_the_top(record.number, rewards, stopping.ETA)
+        assert wanted == (record.kind == "trained" and not record.audited)
 
 
 @pytest.mark.parametrize("engine", [InlineEngine, TwoSlots])
-def test_killed_again_and_again_one_stop_in_so_many_is_audited(
-    search: Search, monkeypatch: pytest.MonkeyPatch, engine: Any
-) -> None:
-    monkeypatch.setattr("nas.search.stopping.AUDIT", 4)
-    for start in (35, 3, 4, 5, 1, 2, 7):
+@pytest.mark.usefixtures("soon")
+def test_killed_again_and_again_one_stop_in_so_many_is_audited(search: Search, engine: Any) -> None:
+    for start in (12, 3, 4, 2, 1):
         evaluator = StubEvaluator()
 
         def trap(job: Job, evaluator: StubEvaluator = evaluator, start: int = start) -> None:
@@ -215,32 +216,41 @@ def test_killed_again_and_again_one_stop_in_so_many_is_audited(
 
         evaluator.trap = trap
         with pytest.raises(Cut):
-            search.go(evaluator, 30, pruner="halving", engine=engine)
-    found = judged(search.go(StubEvaluator(), 30, pruner="halving", engine=engine))
-    assert len(found) == 30
-    stops = [record for record in found if record.kind == "pruned" or record.audited]
-    assert len(stops) > 8 and sum(bool(record.audited) for record in stops) == (len(stops) + 2) // 4
-    assert all(record.kind == "trained" for record in stops if record.audited)
+            search.go(evaluator, 14, pruner="halving", engine=engine)
+    found = search.go(StubEvaluator(), 14, pruner="halving", engine=engine)
+    assert len(judged(found)) == 14
+    audited = [record for record in stops(found) if record.audited]
+    assert len(stops(found)) > 2 and len(audited) == (len(stops(found)) + 2) // 4
+    assert {record.kind for record in audited} == {"trained"}
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_stop_that_was_decided_counts_before_others_are_judged(
-    tmp_path: Path, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+    search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two in flight: one killed with its end decided and not written, the other judged first when the run goes on."""
-    monkeypatch.setattr("nas.search.stopping.AUDIT", 4)
-    search = Search(tmp_path / "run", tiny_space)
-    storage = optuna.storages._cached_storage._CachedStorage
-    write = storage.set_trial_user_attr
+    """Killed while the end of the second trial is written; when the run goes on, the first is to be stopped too."""
 
-    def dies(self: Any, trial_id: int, key: str, value: Any) -> None:
-        if key == "kind" and value == "pruned":
-            raise Cut
-        write(self, trial_id, key, value)
+    class InTurns(TwoSlots):
+        def next(self) -> tuple[Job, PhaseResult]:
+            self.flying.reverse()
+            return super().next()
 
+    def only_the_second(trial: optuna.Trial, phase: int) -> str:
+        return "stopped" if trial.number == numbers[1] else ""
+
+    search.go(StubEvaluator(), 0, pruner="halving")
+    evaluator, numbers = StubEvaluator(), [0, 1]
     with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(storage, "set_trial_user_attr", dies)
-        search.go(StubEvaluator(), 30, pruner="halving", engine=TwoSlots)
-    found = judged(search.go(StubEvaluator(), 30, pruner="halving", engine=TwoSlots))
-    stops = [record for record in found if record.kind == "pruned" or record.audited]
-    assert sum(bool(record.audited) for record in stops) == (len(stops) + 2) // 4
-    assert PHASES == 2
+        patch.setattr(stopping, "reason_to_stop", only_the_second)
+        patch.setattr(CACHED, "set_trial_user_attr", dying(lambda key, value: (key, value) == ("kind", "pruned")))
+        search.go(evaluator, 2, pruner="halving", engine=InTurns)
+    assert [trial.state for trial in search.study.trials] == [TrialState.RUNNING] * 2
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            stopping, "reason_to_stop", lambda trial, phase: "" if trial.user_attrs.get(AUDITED) else "stopped"
+        )
+        found = search.go(StubEvaluator(), 2, pruner="halving", engine=InTurns)
+    assert [(record.number, record.kind, record.audited) for record in stops(found)] == [
+        (0, "trained", "phase 1"),
+        (1, "pruned", ""),
+    ]
