@@ -9,13 +9,14 @@ in many random orders, under each rule: none, the median of those trained to the
 Writes `stopping.json` under the results folder of this machine. The same runs and seed give the same file.
 
 What to read it with:
-- A run that had a pruner holds the final reward only of networks that it let through. Those are the ones that are hard to
-  tell apart: its replay stops more of the good than a search over the whole space would. Give a run with --pruner none.
+- A run that had a pruner holds the final reward only of networks that it let through. Those are hard to tell apart, and all
+  good: its replay stops more of the best than a search over the whole space would. Give a run with --pruner none.
 - "Best" is by the final reward of one training, luck included, and a search that learns does not ask in random order; the
   run's own order is one more row. Intervals are over orders, of one set of networks.
-- Equal time: every rule has the seconds that training a quarter of the networks to the end takes, and is judged by the best
+- The time of a network is its step time over the baseline's, which a busy machine does not change, shared out between
+  phases as the networks of --shares took them (the median of their shares).
+- Equal time: every rule has the time that training a quarter of the networks to the end takes, and is judged by the best
   final reward that it holds then. A training counts when it ends within that time.
-- Runs of before phase seconds were kept are given the mean shares of the other runs in the same command.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import random
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,17 @@ from nas.objective import score_of
 from nas.report import RunView, load_run
 from nas.search.stopping import FIRST, goes_on
 
+SHARES = Path("results/published/v2_tiny-family")
+
 
 @dataclass(frozen=True)
 class Network:
-    """A network trained to the end: its reward at each phase's end, the last its final one, and the seconds of each phase,
-    phase 0 (counting and timing) first."""
+    """A network trained to the end: its reward at each phase's end, the last its final one, and the time of each phase in
+    trainings of the baseline, phase 0 (counting and timing) first."""
 
     arch_hash: str
     rewards: tuple[float, ...]
-    seconds: tuple[float, ...]
+    times: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Outcome:
 
     Args:
         stopped: The phase at whose end each network was stopped, by its place in the order; 0 for none.
-        ended: When each network was at its end, or stopped, in seconds.
+        ended: When each network was at its end, or stopped.
     """
 
     stopped: tuple[int, ...]
@@ -85,7 +88,7 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def replay(networks: Sequence[Network], rule: Rule) -> Outcome:
+def replayed(networks: Sequence[Network], rule: Rule) -> Outcome:
     """Train networks one after the other under a rule."""
     phases = len(networks[0].rewards)
     came: list[list[float]] = [[] for _ in range(phases)]
@@ -101,7 +104,7 @@ def replay(networks: Sequence[Network], rule: Rule) -> Outcome:
         else:
             for place in range(phases):
                 whole[place].append(network.rewards[place])
-        clock += sum(network.seconds[: phase + 1])
+        clock += sum(network.times[: phase + 1])
         stopped.append(phase if phase < phases else 0)
         ended.append(clock)
     return Outcome(tuple(stopped), tuple(ended))
@@ -111,9 +114,9 @@ def judged(networks: Sequence[Network], outcome: Outcome, best: Sequence[str], q
     """Return what an outcome lost and saved.
 
     Args:
-        best: The networks with the highest final rewards, the first first. quarter: The seconds of equal time.
+        best: The networks with the highest final rewards, the first first. quarter: What equal time is.
     """
-    total = sum(sum(network.seconds) for network in networks)
+    total = sum(sum(network.times) for network in networks)
     final = {network.arch_hash: network.rewards[-1] for network in networks}
     lost = {network.arch_hash for network, phase in zip(networks, outcome.stopped, strict=True) if phase}
     kept = [reward for name, reward in final.items() if name not in lost]
@@ -148,37 +151,27 @@ def networks_of(view: RunView, shares: Sequence[float]) -> list[Network]:
     for name, row in rows.sort_values("number").iterrows():
         item = known[str(name)]
         accuracies = [float(part) for part in str(row["phase_accuracy"]).split()][:-1]
-        factor = score_of(item, view.reward) / item.val_accuracy
-        rewards = (*(accuracy * factor for accuracy in accuracies), score_of(item, view.reward))
-        seconds = _seconds(row)
-        if not seconds:
-            seconds = tuple(float(row["seconds"]) * share for share in shares)
-        if len(rewards) != phases or len(seconds) != phases + 1:
+        rewards = [score_of(replace(item, val_accuracy=accuracy), view.reward) for accuracy in accuracies]
+        if not len(rewards) + 1 == phases == len(shares) - 1:
             raise UsageError(
-                f"{view.run.folder}: trial {row['number']} has not {phases} phases. Name a run as it was searched."
+                f"{view.run.folder}: found a network of {len(rewards) + 1} phases in a recipe of {phases}, and shares of "
+                f"{len(shares) - 1}; allowed: the same number. Name runs of one recipe."
             )
-        found.append(Network(str(name), rewards, seconds))
+        times = tuple(item.relative_time * share for share in shares)
+        found.append(Network(str(name), (*rewards, score_of(item, view.reward)), times))
     return found
 
 
-def _seconds(row: Mapping[str, Any]) -> tuple[float, ...]:
-    cell = row.get("phase_seconds")
-    return () if cell is None or cell != cell else tuple(float(part) for part in str(cell).split())
-
-
-def shares_of(views: Sequence[RunView]) -> tuple[float, ...]:
-    """Return the mean share of each phase in the seconds of a network trained to the end; nothing where no run kept them."""
-    rows = [
-        [part / sum(seconds) for part in seconds]
-        for view in views
-        for _, row in view.trials[view.trials["kind"] == "trained"].iterrows()
-        if (seconds := _seconds(row))
-    ]
-    if len({len(row) for row in rows}) > 1:
+def shares_of(view: RunView) -> tuple[float, ...]:
+    """Return the share of each phase in the seconds of a network trained to the end, the median of a run's networks."""
+    rows = view.trials[view.trials["kind"] == "trained"]
+    if "phase_seconds" not in rows or rows.empty:
         raise UsageError(
-            "found runs of different numbers of phases; allowed: runs of one recipe. Give the others apart."
+            f"{view.run.folder}: did not keep phase seconds; allowed: a run that did. Name another with --shares."
         )
-    return tuple(float(share) for share in np.mean(rows, axis=0)) if rows else ()
+    seconds = np.array([[float(part) for part in str(cell).split()] for cell in rows["phase_seconds"]])
+    middle = np.median(seconds / seconds.sum(axis=1, keepdims=True), axis=0)
+    return tuple(float(share) for share in middle / middle.sum())
 
 
 def replays(view: RunView, shares: Sequence[float], orders: int, top_k: int, seed: int) -> dict[str, Any]:
@@ -190,18 +183,17 @@ def replays(view: RunView, shares: Sequence[float], orders: int, top_k: int, see
             "or more. Name a longer run."
         )
     best = [item.arch_hash for item in sorted(networks, key=lambda item: -item.rewards[-1])[:top_k]]
-    quarter = sum(sum(item.seconds) for item in networks) / 4
+    quarter = sum(sum(item.times) for item in networks) / 4
     rng = random.Random(seed)
     drawn = [rng.sample(networks, len(networks)) for _ in range(orders)]
     rules: dict[str, Any] = {}
     for name, rule in RULES.items():
-        rows = [judged(order, replay(order, rule), best, quarter) for order in drawn]
+        rows = [judged(order, replayed(order, rule), best, quarter) for order in drawn]
         rules[name] = {key: spread([row[key] for row in rows]) for key in rows[0]}
-        rules[name]["own_order"] = judged(networks, replay(networks, rule), best, quarter)
+        rules[name]["own_order"] = judged(networks, replayed(networks, rule), best, quarter)
     manifest = view.run.manifest
     firsts = [sorted((item.rewards[phase] for item in networks), reverse=True) for phase in range(len(shares) - 2)]
     of_best = [item for name in best for item in networks if item.arch_hash == name]
-    kept = "phase_seconds" in view.trials
     return {
         "run": view.run.folder.name,
         "sampler": manifest["sampler"],
@@ -209,7 +201,6 @@ def replays(view: RunView, shares: Sequence[float], orders: int, top_k: int, see
         "device": manifest["device"]["name"],
         "networks_trained_to_the_end": len(networks),
         "networks_stopped_by_the_run": int((view.trials["kind"] == "pruned").sum()),
-        "phase_seconds": "kept by the run" if kept else "the network's seconds by the mean shares of the other runs",
         "tau_with_final": [
             tau([item.rewards[phase] for item in networks], [item.rewards[-1] for item in networks])
             for phase in range(len(firsts))
@@ -227,6 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Replay the runs that are named, print a table of each, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
+    parser.add_argument(
+        "--shares", type=Path, default=SHARES, help="a run that kept phase seconds (default: %(default)s)"
+    )
     parser.add_argument("--orders", type=int, default=1000, help="random orders (default: %(default)s)")
     parser.add_argument("--top-k", type=int, default=3, help="how many count as the best (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the orders (default: %(default)s)")
@@ -236,14 +230,12 @@ def main(arguments: list[str] | None = None) -> int:
     settings = parser.parse_args(arguments)
     try:
         views = [load_run(run) for run in settings.runs]
-        shares = shares_of(views)
-        if not shares:
-            raise UsageError("found no run that kept its phase seconds; allowed: one or more. Name one more run.")
+        shares = shares_of(load_run(settings.shares))
         device = torch.device("cpu")
         found = [replays(view, shares, settings.orders, settings.top_k, settings.seed) for view in views]
         content = conditions(device) | {
             "settings": {"orders": settings.orders, "top_k": settings.top_k, "seed": settings.seed, "first": FIRST},
-            "shares_of_phases": shares,
+            "shares_of_phases": {"of": settings.shares.name, "shares": shares},
             "runs": found,
         }
         path = folder(device, settings.out) / "stopping.json"
