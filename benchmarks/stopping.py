@@ -210,8 +210,34 @@ def replays(view: RunView, shares: Sequence[float], orders: int, top_k: int, see
         ],
         "final_rewards_of_the_best": [item.rewards[-1] for item in of_best],
         "rules": rules,
+        "as_it_came": as_it_came(view, networks, best),
         "networks": [vars(item) for item in networks],
     }
+
+
+def as_it_came(view: RunView, networks: Sequence[Network], best: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return whom halving would have stopped at the end of phase 1 of all that came there, in the run's own order.
+
+    Those that the run's pruner stopped are in the comparison; what they would have come to is not known.
+    """
+    ended = {item.arch_hash: item.rewards[0] for item in networks}
+    rows = view.trials[view.trials["kind"].isin(["trained", "pruned"])].sort_values("number")
+    rows = rows[(rows["kind"] == "trained") | ~rows["phase_accuracy"].fillna("").str.contains(" ")]  # stopped there
+    came = [
+        (str(name), ended.get(str(name), float(reward)))
+        for name, reward in zip(rows["arch_hash"], rows["reward"], strict=True)
+    ]
+    rewards = [reward for _, reward in came]
+    found = {}
+    for eta in (2, 3, 4):
+        lost = {name for place, (name, reward) in enumerate(came) if not goes_on(reward, rewards[:place], eta)}
+        found[f"halving, eta {eta}"] = {
+            "came": len(came),
+            "stopped": len(lost),
+            "of_best_stopped": len(lost & set(best)),
+            "stopped_by_the_run_and_not_here": len({name for name, _ in came} - set(ended) - lost),
+        }
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -262,6 +288,11 @@ def _table(run: Mapping[str, Any]) -> str:
             f"{name:16s} {row['stopped_share']['mean']:8.0%} {row['saved_share']['mean']:7.0%} "
             f"{row['best_stopped']['mean']:10.1%} {row['any_of_best_stopped']['mean']:16.1%} {row['regret']['mean']:8.4f} "
             f"{row['equal_time_networks']['mean']:19.1f} {row['equal_time_regret']['mean']:12.4f}"
+        )
+    for name, seen in run["as_it_came"].items():
+        lines.append(
+            f"as they came, {name}: {seen['stopped']} of {seen['came']} stopped, {seen['of_best_stopped']} of the best; "
+            f"{seen['stopped_by_the_run_and_not_here']} go on that the run stopped"
         )
     return "\n".join([*lines, ""])
 
