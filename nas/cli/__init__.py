@@ -46,7 +46,9 @@ def cli(debug: bool) -> None:
     help="auto, cpu, cuda, cuda:1; a worker for each of cuda:0,cuda:1 or for cpu:2.",
 )
 @click.option("--sampler", default="tpe", show_default=True, help="Who suggests networks: tpe, gp, nsga2, random.")
-@click.option("--pruner", default="median", show_default=True, help="Who stops a trial at a phase's end: median, none.")
+@click.option(
+    "--pruner", default="halving", show_default=True, help="Who stops a trial at a phase's end: halving, median, none."
+)
 @click.option("--seed", default=0, show_default=True, help="Of suggestions, weights, order and augmentation.")
 @click.option("--w", default=-0.07, show_default=True, help="Exponent of the step time in the reward.")
 @click.option("--v", default=-0.05, show_default=True, help="Exponent of the parameters in the reward.")

@@ -13,6 +13,7 @@ from rich.progress import SpinnerColumn, TextColumn
 from nas.cli._screen import Screen
 from nas.data import Dataset
 from nas.objective import few_images
+from nas.report import load_run, stopping_of
 from nas.runs import Run
 from nas.search.finalists import Fresh, optimism
 from nas.search.record import TrialRecord
@@ -163,6 +164,8 @@ class SearchProgress(Screen, Watcher):
             f"reward {first.reward:.4f} with fresh seeds; in the search {first.record.reward:.4f}. The search was "
             f"optimistic by {optimism(result.finalists):+.4f} on average over {_many(len(result.finalists), 'finalist')}",
         )
+        for sentence in stopping_of(load_run(folder)).said():
+            self._say("", sentence)
         for warning in result.warnings:
             self._say("note", warning, "yellow")
         self._say("report", str(folder / "report.md"))

@@ -113,8 +113,8 @@ def rerank(view: RunView, reward: Reward | None = None, limits: Sequence[Limit] 
     )
 
 
-def kendall_tau(ranks: Sequence[int]) -> float:
-    """Return Kendall's tau of distinct ranks against their present order: pairs in order less pairs swapped, over all.
+def kendall_tau(ranks: Sequence[float]) -> float:
+    """Return Kendall's tau of distinct numbers against their present order: pairs that rise less those that fall, over all.
 
     Of fewer than two it is 1: nothing can have moved. Source: Kendall 1938, Biometrika 30(1-2).
     """

@@ -13,6 +13,7 @@ import pandas as pd
 from nas.objective import pareto
 from nas.report.plot import write_plot
 from nas.report.read import RunView, load_run
+from nas.report.regret import Stopping, stopping_of
 from nas.runs import write_text
 from nas.space import format_count
 
@@ -38,7 +39,14 @@ def page(view: RunView) -> str:
     parts += ["![Accuracy against step time](pareto.png)", ""]
     if view.warnings:
         parts += ["## Read this first", "", *[f"- {line}" for line in view.warnings], ""]
-    parts += _best(view) + _front(view) + _spent(view) + _foreseen(view) + _conditions(manifest)
+    parts += (
+        _best(view)
+        + _front(view)
+        + _stopped(stopping_of(view))
+        + _spent(view)
+        + _foreseen(view)
+        + _conditions(manifest)
+    )
     return "\n".join(parts)
 
 
@@ -154,6 +162,47 @@ def _front(view: RunView) -> list[str]:
     ]
     heads = ["network", "step time / baseline", "accuracy", "params"]
     return ["## Front of accuracy and step time", "", *table(heads, rows), ""]
+
+
+def _stopped(found: Stopping) -> list[str]:
+    if not found.rungs:
+        return []
+    rungs = [
+        [str(rung.phase), str(rung.reached), str(rung.stopped), str(rung.audited), _tau(rung.tau), str(rung.trained)]
+        for rung in found.rungs
+    ]
+    lines = ["## Stopping early", "", *[line for said in found.said() for line in (said, "")]]
+    lines += table(["phase", "reached its end", "to be stopped", "of these went on", "tau", "over"], rungs)
+    lines += [
+        "",
+        "Tau (Kendall) is between the reward at the phase's end and the final reward, over the networks trained to the end; "
+        "of the networks stopped the final reward is not known.",
+        "",
+    ]
+    audits = [
+        [
+            str(audit.number),
+            f"`{audit.arch_hash}`",
+            f"{audit.rung_reward:.4f} after phase {audit.phase}",
+            audit.kind if audit.reward is None else f"{audit.reward:.4f}",
+            "-" if audit.rank is None else f"{audit.rank} of {found.trained}",
+            "yes" if audit.finalist else "no",
+        ]
+        for audit in found.audits
+    ]
+    heads = [
+        "went on, trial",
+        "network",
+        "reward when it was to be stopped",
+        "at the end",
+        "rank",
+        f"in the best {found.top_k}",
+    ]
+    return [*lines, *table(heads, audits), ""] if audits else lines
+
+
+def _tau(tau: float | None) -> str:
+    return "-" if tau is None else f"{tau:.2f}"
 
 
 def _spent(view: RunView) -> list[str]:

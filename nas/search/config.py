@@ -43,7 +43,8 @@ class SearchConfig:
         devices: `auto`, `cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is a device. Several (`cuda:0,cuda:1`) or a number
             of workers (`cpu:2`) have a process each; a script that asks for them needs `if __name__ == "__main__":`.
         sampler: Who suggests networks: see `nas.search.samplers`.
-        pruner: Who ends a trial at a phase's end: `median`, `none`.
+        pruner: Who ends a trial at a phase's end: `halving` lets the best third of all that came so far go on, `median` those
+            above the median of the networks trained to the end, `none` all. See `nas.search.stopping`.
         seed: Of suggestions, weights, order and augmentation. Step times are not fixed by it, so neither are rewards.
         w, v: Exponents of step time and parameters in the reward.
         max_params, max_macs, max_step_time, max_latency, max_memory: Limits with units (`5M`, `600M`, `12ms`, `5ms`, `2GiB`).
@@ -63,7 +64,7 @@ class SearchConfig:
     recipe: str | None = None
     devices: str = "auto"
     sampler: str = "tpe"
-    pruner: str = "median"
+    pruner: str = "halving"
     seed: int = 0
     w: float = -0.07
     v: float = -0.05

@@ -24,6 +24,7 @@ from nas.errors import SearchError, TrialBug
 from nas.evaluate import PhaseResult
 from nas.objective import Reward
 from nas.runs import Run, write_json, write_text
+from nas.search import stopping
 from nas.search.foreseen import Foresight
 from nas.search.record import FAILED, TrialRecord
 from nas.search.study import distributions, running, values
@@ -109,8 +110,16 @@ def run_loop(
             num_classes=terms.num_classes,
             in_channels=terms.in_channels,
         )
-        record = TrialRecord(trial.number, "", spec.arch_hash, summary(spec), params=dict(trial.params))
-        record = replace(record, foreseen_ms=trial.user_attrs.get("foreseen_ms"))
+        attributes = trial.user_attrs
+        record = TrialRecord(
+            trial.number,
+            "",
+            spec.arch_hash,
+            summary(spec),
+            audited=attributes.get(stopping.AUDITED, ""),
+            foreseen_ms=attributes.get("foreseen_ms"),
+            params=dict(trial.params),
+        )
         return _Flight(trial, spec, record, Job(spec, 0, terms.seed).key)
 
     def begin(flight: _Flight) -> None:
@@ -189,7 +198,9 @@ def run_loop(
         kept = {*flights, *(flight.key for flight in interrupted), *_best_keys(found, terms)}
         checkpoints.keep_only(folder, kept, seeds=[terms.seed])
 
-    interrupted = deque(flight_of(trial) for trial in running(study, domains))
+    left = [flight_of(trial) for trial in running(study, domains)]
+    left.sort(key=lambda flight: decided_record(flight.trial) is None)  # stops are counted, so those decided come first
+    interrupted = deque(left)
     sweep()
     while True:
         while len(flights) < engine.slots:
@@ -222,9 +233,10 @@ def _ended(flight: _Flight, result: PhaseResult, num_phases: int) -> TrialRecord
         return replace(record, kind=result.outcome, reason=result.reason)
     if result.phase == num_phases:
         return replace(record, kind="trained")
-    # A network that the user queued is one that the user wants to know about, to the end.
-    if result.phase > 0 and "enqueued" not in flight.trial.user_attrs and flight.trial.should_prune():
-        return replace(record, kind="pruned", reason=f"reward below the median at the end of phase {result.phase}")
+    if result.phase > 0 and (reason := stopping.reason_to_stop(flight.trial, result.phase)):
+        if not stopping.audits(flight.trial, result.phase):
+            return replace(record, kind="pruned", reason=reason)
+        flight.record = replace(record, audited=f"phase {result.phase}")
     return None
 
 
@@ -303,6 +315,7 @@ def _again(record: TrialRecord, first: TrialRecord) -> TrialRecord:
         kind="duplicate",
         duplicate_of=first.number,
         seconds=0.0,
+        audited="",
         reason=f"the network of trial {first.number} ({first.kind})",
     )
 

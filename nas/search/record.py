@@ -41,6 +41,8 @@ class TrialRecord:
         phase_accuracy: val_accuracy at each phase's end, as `0.61 0.73`.
         phase_seconds: Wall time of each phase, from phase 0, as `2.1 8.0 19.3`. seconds: Their sum.
         reason: Why it ended early. duplicate_of: Number of the first of its kind.
+        audited: `phase 1` where the pruner would have stopped it at that phase's end, and it was trained on to learn what
+            stopping costs (`nas.search.stopping`).
         origin: The run and trial that it was taken over from, with `--warm-start`; such a record costs no budget.
         params: The choices, by name, as the sampler sees them.
     """
@@ -69,6 +71,7 @@ class TrialRecord:
     seconds: float = 0.0
     reason: str = ""
     duplicate_of: int | None = None
+    audited: str = ""
     origin: str = ""
     params: Mapping[str, Value] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ import optuna
 
 from nas.errors import UsageError
 from nas.registry import Registry
+from nas.search.stopping import Halving
 
 Make = Callable[[int], optuna.samplers.BaseSampler]
 """Makes a sampler from a seed."""
@@ -40,6 +41,7 @@ SAMPLERS.register("nsga2", lambda seed: optuna.samplers.NSGAIISampler(seed=seed,
 PRUNERS: Registry[Callable[[], optuna.pruners.BasePruner]] = Registry("pruner")
 
 PRUNERS.register("none", optuna.pruners.NopPruner)
+PRUNERS.register("halving", Halving)
 PRUNERS.register(
     "median",
     # A trial is compared with others at the same phase, that is at the same resolution; ten must have been there.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from nas.search.record import TrialRecord, table
 MANIFEST: dict[str, Any] = {
     "space": "v2_tiny",
     "space_hash": "5ace",
-    "config": {"space": "v2_tiny", "data": "photos", "budget": 3},
+    "config": {"space": "v2_tiny", "data": "photos", "budget": 3, "top_k": 2},
     "baseline": {"name": "base", "num_params": 1_000_000, "hash": "ba5e"},
     "recipe": {"name": "quick", "epochs": 1.5, "batch_size": 64, "progressive": {"phases": 2, "size": [0.5, 1.0]}},
     "reward": {"w": -0.07, "v": -0.05},
@@ -138,7 +139,7 @@ def test_every_table_is_a_table(folder: Path) -> None:
             rows.setdefault(block, []).append(line)
         else:
             block += 1
-    assert len(rows) == 4
+    assert len(rows) == 5
     for lines in rows.values():
         assert len({line.count(" | ") for line in lines}) == 1
         assert re.fullmatch(r"\| (--- \| )*--- \|", lines[1])
@@ -169,6 +170,19 @@ def test_timing_and_finalists_are_accounted_for(tmp_path: Path) -> None:
     assert "| trained | 1 | 0.5 | 0.1 |" in text and "| all | 2 | 1.0 | 0.1 |" in text
     assert "| finalists, timed and trained again | 2 | 3.0 | 0.4 |" in text
     assert "1 were taken over from another run" in text
+
+
+def test_what_stopping_cost_is_told(tmp_path: Path) -> None:
+    stopped = replace(trial(2, "pruned", 0.4), phase_accuracy="0.4")
+    trials = [trial(0, accuracy=0.70), trial(1, accuracy=0.82), stopped, trial(4, accuracy=0.81, audited="phase 1")]
+    text = page(load_run(fabricate(tmp_path / "run", trials, [], [])))
+    part = text.split("## Stopping early")[1].split("\n## ")[0]
+    assert (
+        "The pruner would have stopped 2 networks; 1 went on to the end" in part and "it came among the best 2" in part
+    )
+    assert "| 1 | 4 | 2 | 1 |" in part and "| 2 of 3 | yes |" in part
+    without = page(load_run(fabricate(tmp_path / "other", trials[:2], [], [])))
+    assert "| 1 | 2 | 0 | 0 |" in without and "The pruner" not in without
 
 
 def test_finalists_that_differ_are_not_called_alike(tmp_path: Path) -> None:
