@@ -174,7 +174,20 @@ def _spent(view: RunView) -> list[str]:
         "",
         "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not." + beside,
         "",
+        *_timings(own),
     ]
+
+
+def _timings(own: pd.DataFrame) -> list[str]:
+    """Say which share of a run's time timing took, and what is wrong with some step times."""
+    timing, lines = _timing(own), []
+    if timing is not None and own["seconds"].sum() > 0:
+        lines.append(f"Timing took {timing.sum() / own['seconds'].sum():.1%} of the search's time.")
+    if "step_time_note" in own:
+        timed = own[(own["kind"] != "duplicate") & own["step_time_ms"].notna()]
+        for note, number in timed["step_time_note"].dropna().value_counts().items():
+            lines.append(f"Of {len(timed)} step times {number}: {note}.")
+    return [*lines, ""] if lines else []
 
 
 def _spent_row(what: str, seconds: pd.Series, timing: pd.Series | None) -> list[str]:

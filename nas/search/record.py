@@ -34,6 +34,8 @@ class TrialRecord:
         train_loss: Mean over the last phase.
         step_time_ms, step_time_mad_ms, step_time_n: Median, spread and number of timed steps.
         ref_step_time_ms: The baseline's step time in the same measurement.
+        step_time_clock_mhz, step_time_foreign_load, step_time_note: Median clock of the GPU and cores that others kept busy
+            while the step was timed, and what is wrong with the time or was not seen; absent in older runs.
         latency_ms, latency_mad_ms, latency_n: Median, spread and number of timed inferences; only where a limit is on them.
         num_params, macs, peak_memory_mib: The other costs.
         phase_accuracy: val_accuracy at each phase's end, as `0.61 0.73`.
@@ -55,6 +57,9 @@ class TrialRecord:
     step_time_mad_ms: float | None = None
     step_time_n: int | None = None
     ref_step_time_ms: float | None = None
+    step_time_clock_mhz: float | None = None
+    step_time_foreign_load: float | None = None
+    step_time_note: str = ""
     latency_ms: float | None = None
     latency_mad_ms: float | None = None
     latency_n: int | None = None

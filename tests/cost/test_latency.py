@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nas.cost import latency
+from nas.cost._conditions import Seen
 from nas.cost.latency import BACKENDS, CPU, LIMIT, Latency, inference, latencies, latency_ms
 from nas.cost.step_time import Protocol
 from nas.errors import MeasurementError
@@ -29,6 +30,7 @@ class Clock:
         self.now = 0.0
         self.taken: list[str] = []
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("nas.cost.step_time.watch_of", lambda device: Seen)
 
     def backend(self, durations: dict[str, Iterable[float]]) -> Any:
         """Eager's scores, and for each network (by its hash) inferences of our own duration in ms."""
