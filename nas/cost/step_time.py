@@ -85,8 +85,8 @@ def step_times(
 
     The last one is the reference. Its value is its median; the value of each other is that times the median of the *ratios*
     of neighbouring blocks, and its spread that of these ratios. A machine that is slow for a while is slow for both
-    blocks of a turn, while the two medians may come from different turns. On a loaded machine the ratio of medians was off
-    by a quarter more (docs/log.md).
+    blocks of a turn, while the two medians may come from different turns. The ratio of medians was off by
+    up to a half more (docs/log.md).
 
     Args:
         steps: One callable for each network.

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from nas.cost import latency
+from nas.cost import Conditions, latency
 from nas.cost._conditions import Seen
 from nas.cost.latency import BACKENDS, CPU, LIMIT, Latency, inference, latencies, latency_ms
-from nas.cost.step_time import Protocol
+from nas.cost.step_time import Protocol, Samples
 from nas.errors import MeasurementError
 from nas.spec import ArchSpec, scaled
 
@@ -125,7 +125,8 @@ def test_it_is_prepared_beside_others_and_timed_alone(
 
 def test_threads_hold_for_the_measurement_only(tiny_spec: ArchSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(latency, "samples", lambda steps, *_: seen.append(torch.get_num_threads()) or [([1.0], 1)])
+    once = Samples(([1.0],), (1,), Conditions())
+    monkeypatch.setattr(latency, "samples", lambda steps, *_: seen.append(torch.get_num_threads()) or once)
     before = torch.get_num_threads()
     (row,) = latencies({"a": tiny_spec}, CPU, backends=["eager"], threads=2)
     assert seen == [2] and row.threads == 2 and torch.get_num_threads() == before
