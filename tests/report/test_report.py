@@ -258,6 +258,10 @@ def test_the_share_of_timing_and_doubtful_step_times_are_told(tmp_path: Path) ->
     trials[2] = replace(trials[2], seconds=0.0)
     text = page(load_run(fabricate(tmp_path / "run", trials, [finalist(trials[1], 0.8)], [])))
     assert "Timing took 15.0% of the search's time.\nOf 2 step times 1: measured on a busy machine.\n" in text
+    stored = {"outcome": "ok", "seconds": 9.0, "timing_seconds": 3.0, "step_time_note": "measured on a busy machine"}
+    final = json.loads((tmp_path / "run" / "finalists.json").read_text()) | {"trainings": {"a-1": stored}}
+    runs.write_json(tmp_path / "run" / "finalists.json", final)
+    assert "Of 3 step times 2: measured on a busy machine." in page(load_run(tmp_path / "run"))
     old = fabricate(tmp_path / "old", [trial(0)], [finalist(trial(0), 0.8)], [])
     frame = table([trial(0)]).drop(columns=["phase_seconds", "step_time_note", "step_time_foreign_load"])
     runs.write_text(old / "trials.csv", frame.to_csv(index=False))
