@@ -144,7 +144,7 @@ def samples(
         least = protocol.min_blocks
         rejected = sum(bad) if sum(bad) < least or len(bad) - sum(bad) >= least else 0
         kept = [turn for turn, off in zip(turns, bad, strict=True) if not (off and rejected)]
-        if len(turns) >= protocol.max_blocks:
+        if len(kept) >= protocol.max_blocks or len(turns) >= 2 * protocol.max_blocks:
             break
         if time.perf_counter() - start > protocol.cap_s and len(kept) >= protocol.at_cap:
             break
