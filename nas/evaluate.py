@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from nas.cost import COSTS, Measurement
+from nas.cost import from_document as measurement_of
 from nas.cost.latency import LIMIT, inference, latency_ms
 from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
@@ -76,7 +77,7 @@ def from_document(data: Mapping[str, Any]) -> PhaseResult:
     return PhaseResult(
         **{
             **data,
-            "measurements": {name: Measurement(**item) for name, item in data["measurements"].items()},
+            "measurements": {name: measurement_of(item) for name, item in data["measurements"].items()},
             "training": None if data["training"] is None else PhaseTraining(**data["training"]),
             "lane": tuple((first, last) for first, last in data["lane"]),
         }

@@ -220,6 +220,16 @@ def test_a_result_survives_being_written_down(tiny_spec: ArchSpec, tiny_data: Da
         assert evaluate.from_document(json.loads(json.dumps(result.document()))) == result
 
 
+def test_a_result_from_before_conditions_were_kept_can_be_read(tiny_spec: ArchSpec, tiny_data: Dataset) -> None:
+    result = evaluator(tiny_spec, tiny_data).run_phase(tiny_spec, 0, None, seed=0)
+    assert result.measurements["step_time_ms"].conditions is not None
+    document = json.loads(json.dumps(result.document()))
+    for item in document["measurements"].values():
+        del item["conditions"]
+    old = evaluate.from_document(document)
+    assert old.measurements["step_time_ms"] == replace(result.measurements["step_time_ms"], conditions=None)
+
+
 def test_a_training_steps_aside_for_a_timing_and_its_limit_does_not_count_that(
     tiny_spec: ArchSpec, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

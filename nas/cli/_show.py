@@ -80,7 +80,7 @@ def show(
         for number, (found,) in enumerate(_times([spec], batch_size, device), 1):
             click.echo(
                 f"step_time_ms {found.value:.2f} (MAD {found.spread:.2f}, n {found.n}, batch {batch_size}, "
-                f"{spec.resolved().resolution} pixels, process {number})"
+                f"{spec.resolved().resolution} pixels, process {number}{_remarks([found])})"
             )
 
 
@@ -111,7 +111,9 @@ def compare(
         ("", _relative([c.macs for c in counts])),
         ("size MB", [f"{size:.1f}" for size in sizes]),
     ]
+    seen: list[Measurement] = []
     for number, times in enumerate(_times(specs, batch_size, device) if timed else (), 1):
+        seen += times
         columns.append((f"step_time_ms {number}", [f"{t.value:.2f} ± {t.spread:.2f} (n {t.n})" for t in times]))
         columns.append(("", _relative([t.value for t in times])))
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -123,10 +125,17 @@ def compare(
     note = "× is relative to the first; size: float32 weights and norm statistics, in 10^6 bytes"
     if timed:
         note += f"; step_time_ms: median ± MAD of a training step of {batch_size} images, in two processes, networks in turn"
+        note += _remarks(seen)
     click.echo(note)
     for spec in specs if verify else ():
         click.echo(f"{spec.name}: ", nl=False)
         _verify(spec)
+
+
+def _remarks(times: Sequence[Measurement]) -> str:
+    """Return what is wrong with step times, or was not seen, each once."""
+    found = {item.conditions.remarks for item in times if item.conditions and item.conditions.remarks}
+    return "".join(f"; {remark}" for remark in sorted(found))
 
 
 def _relative(values: Sequence[float]) -> list[str]:

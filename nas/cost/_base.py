@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from nas.cost._conditions import Conditions
 from nas.errors import MeasurementError
 from nas.registry import Registry
 from nas.spec import ArchSpec
@@ -20,6 +22,7 @@ class Measurement:
     Args:
         value: In the unit of the cost. spread: Median absolute deviation of the samples, in the same unit.
         n: Samples behind the value (1 for a count). device: Where it was measured.
+        conditions: What was seen on the machine meanwhile; None of what is counted, and of what was stored without.
 
     Raises:
         MeasurementError: a value that is not positive and finite: a cost is measured, or the program refuses.
@@ -30,12 +33,19 @@ class Measurement:
     spread: float
     n: int
     device: str
+    conditions: Conditions | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.value) and self.value > 0 and math.isfinite(self.spread)):
             raise MeasurementError(
                 f"measured {self.value} {self.unit} on {self.device}; a cost is positive and finite."
             )
+
+
+def from_document(data: Mapping[str, Any]) -> Measurement:
+    """Return the measurement that `dataclasses.asdict` made plain data of."""
+    seen = data.get("conditions")
+    return Measurement(**{**data, "conditions": None if seen is None else Conditions(**seen)})
 
 
 Step = Callable[[], object]

@@ -53,8 +53,8 @@ Runner = Callable[[Tensor], Inference]
 
 def latency_ms(step: Step, device: torch.device, protocol: Protocol = LIMIT) -> Measurement:
     """Time one inference. The caller holds the device's lane alone."""
-    ((times, taken),) = samples([step], device, protocol, _single)
-    return measurement(times, taken, device)
+    taken = samples([step], device, protocol, _single)
+    return measurement(taken.times[0], taken.counts[0], device, taken.conditions)
 
 
 def inference(spec: ArchSpec, device: torch.device, batch_size: int) -> Inference:
@@ -172,9 +172,9 @@ def _measured(
         say(f"{rows[0].backend}: timing at batch {rows[0].batch_size} ...")
         with lane(lane_name(place), alone=True, waiting=lambda: say(_WAITING)):
             taken = samples(list(steps.values()), place, protocol, _single)
-        for name, (times, n) in zip(steps, taken, strict=True):
+        for name, times, n in zip(steps, taken.times, taken.counts, strict=True):
             p95 = sorted(times)[math.ceil(0.95 * len(times)) - 1]
-            found[name] = replace(found[name], measured=measurement(times, n, place), p95_ms=p95)
+            found[name] = replace(found[name], measured=measurement(times, n, place, taken.conditions), p95_ms=p95)
     return list(found.values())
 
 

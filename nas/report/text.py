@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
@@ -223,7 +224,21 @@ def _spent(view: RunView) -> list[str]:
         "",
         "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not." + beside,
         "",
+        *_timings(own, again),
     ]
+
+
+def _timings(own: pd.DataFrame, again: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which share of a search's time timing took, and what is wrong with some step times, the finalists' with them."""
+    timing, lines = _timing(own), []
+    if timing is not None and own["seconds"].sum() > 0:
+        lines.append(f"Timing took {timing.sum() / own['seconds'].sum():.1%} of the search's time.")
+    if "step_time_note" in own:
+        timed = own[(own["kind"] != "duplicate") & own["step_time_ms"].notna()]
+        notes = Counter([*timed["step_time_note"].dropna(), *(item.get("step_time_note", "") for item in again)])
+        notes.pop("", None)
+        lines += [f"Of {len(timed) + len(again)} step times {number}: {note}." for note, number in notes.items()]
+    return [*lines, ""] if lines else []
 
 
 def _spent_row(what: str, seconds: pd.Series, timing: pd.Series | None) -> list[str]:

@@ -297,12 +297,16 @@ def _set_slack(trial: Trial, name: str, slack: float) -> None:
     trial.set_user_attr(f"slack_{name}", round(slack, 4))
 
 
-def costs(measurements: Mapping[str, Measurement]) -> dict[str, float | int]:
+def costs(measurements: Mapping[str, Measurement]) -> dict[str, float | int | str]:
     """Return measurements as the fields of a record."""
-    found: dict[str, float | int] = {name: item.value for name, item in measurements.items()}
+    found: dict[str, float | int | str] = {name: item.value for name, item in measurements.items()}
     for word in ("step_time", "latency"):
         if (time := measurements.get(f"{word}_ms")) is not None:
             found |= {f"{word}_mad_ms": time.spread, f"{word}_n": time.n}
+    seen = measurements["step_time_ms"].conditions if "step_time_ms" in measurements else None
+    if seen is not None:
+        values = {"clock_mhz": seen.clock_mhz, "foreign_load": seen.foreign_load, "note": seen.remarks}
+        found |= {f"step_time_{name}": value for name, value in values.items() if value not in (None, "")}
     return found
 
 

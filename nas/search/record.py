@@ -34,6 +34,8 @@ class TrialRecord:
         train_loss: Mean over the last phase.
         step_time_ms, step_time_mad_ms, step_time_n: Median, spread and number of timed steps.
         ref_step_time_ms: The baseline's step time in the same measurement.
+        step_time_clock_mhz, step_time_foreign_load, step_time_note: Median clock of the GPU and cores that others kept busy
+            while the step was timed, and what is wrong with the time or was not seen; absent in older runs.
         foreseen_ms: Step time that was predicted, of a network that was foreseen to be beyond the limit. Timed all the same,
             it has a step_time_ms too; one that was not timed has none.
         latency_ms, latency_mad_ms, latency_n: Median, spread and number of timed inferences; only where a limit is on them.
@@ -59,6 +61,9 @@ class TrialRecord:
     step_time_mad_ms: float | None = None
     step_time_n: int | None = None
     ref_step_time_ms: float | None = None
+    step_time_clock_mhz: float | None = None
+    step_time_foreign_load: float | None = None
+    step_time_note: str = ""
     foreseen_ms: float | None = None
     latency_ms: float | None = None
     latency_mad_ms: float | None = None

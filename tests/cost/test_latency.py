@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from nas.cost import latency
+from nas.cost import Conditions, latency
+from nas.cost._conditions import Seen
 from nas.cost.latency import BACKENDS, CPU, LIMIT, Latency, inference, latencies, latency_ms
-from nas.cost.step_time import Protocol
+from nas.cost.step_time import Protocol, Samples
 from nas.errors import MeasurementError
 from nas.spec import ArchSpec, scaled
 
@@ -29,6 +30,7 @@ class Clock:
         self.now = 0.0
         self.taken: list[str] = []
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("nas.cost.step_time.watch_of", lambda device: Seen)
 
     def backend(self, durations: dict[str, Iterable[float]]) -> Any:
         """Eager's scores, and for each network (by its hash) inferences of our own duration in ms."""
@@ -123,13 +125,15 @@ def test_it_is_prepared_beside_others_and_timed_alone(
 
 def test_threads_hold_for_the_measurement_only(tiny_spec: ArchSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(latency, "samples", lambda steps, *_: seen.append(torch.get_num_threads()) or [([1.0], 1)])
+    once = Samples(([1.0],), (1,), Conditions())
+    monkeypatch.setattr(latency, "samples", lambda steps, *_: seen.append(torch.get_num_threads()) or once)
     before = torch.get_num_threads()
     (row,) = latencies({"a": tiny_spec}, CPU, backends=["eager"], threads=2)
     assert seen == [2] and row.threads == 2 and torch.get_num_threads() == before
 
 
-def test_eager_and_onnxruntime_compute_the_same(tiny_spec: ArchSpec) -> None:
+def test_eager_and_onnxruntime_compute_the_same(tiny_spec: ArchSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.cost.step_time.watch_of", lambda device: Seen)
     rows = latencies({"a": tiny_spec}, CPU, backends=["eager", "onnxruntime"], batch_sizes=[1, 3], protocol=FEW)
     assert [(row.backend, row.batch_size) for row in rows] == [
         ("eager", 1), ("eager", 3), ("onnxruntime", 1), ("onnxruntime", 3),

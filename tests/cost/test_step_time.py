@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nas.cost import step_time
+from nas.cost._conditions import Seen
 from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
 from nas.errors import MeasurementError
 
@@ -25,6 +26,8 @@ class Clock:
         self.now = 0.0
         self.taken: list[str] = []
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("time.process_time", lambda: self.now)
+        monkeypatch.setattr(step_time, "watch_of", lambda device: Seen)
 
     def step(self, name: str, milliseconds: Iterable[float]) -> Callable[[], None]:
         durations: Iterator[float] = iter(milliseconds)

@@ -287,3 +287,23 @@ def test_a_table_that_ends_in_a_row_is_damaged(folder: Path) -> None:
     (folder / "trials.csv").write_text("\n".join([*lines[:2], lines[2][:40]]))
     with pytest.raises(RunError, match=r"trials\.csv: \w+: found nan in the row of trial 1, which was trained"):
         load_run(folder)
+
+
+def test_the_share_of_timing_and_doubtful_step_times_are_told(tmp_path: Path) -> None:
+    trials = [
+        trial(0, phase_seconds="3.000 27.000", step_time_note="measured on a busy machine", step_time_foreign_load=1.2),
+        trial(1, phase_seconds="6.000 24.000"),
+        trial(2, "duplicate", phase_seconds="6.000 24.000", step_time_note="measured on a busy machine"),
+    ]
+    trials[2] = replace(trials[2], seconds=0.0)
+    text = page(load_run(fabricate(tmp_path / "run", trials, [finalist(trials[1], 0.8)], [])))
+    assert "Timing took 15.0% of the search's time.\nOf 2 step times 1: measured on a busy machine.\n" in text
+    stored = {"outcome": "ok", "seconds": 9.0, "timing_seconds": 3.0, "step_time_note": "measured on a busy machine"}
+    final = json.loads((tmp_path / "run" / "finalists.json").read_text()) | {"trainings": {"a-1": stored}}
+    runs.write_json(tmp_path / "run" / "finalists.json", final)
+    assert "Of 3 step times 2: measured on a busy machine." in page(load_run(tmp_path / "run"))
+    old = fabricate(tmp_path / "old", [trial(0)], [finalist(trial(0), 0.8)], [])
+    frame = table([trial(0)]).drop(columns=["phase_seconds", "step_time_note", "step_time_foreign_load"])
+    runs.write_text(old / "trials.csv", frame.to_csv(index=False))
+    text = page(load_run(old))
+    assert "Timing took" not in text and "Of 1 step time" not in text, "a run from before these were kept"
