@@ -25,7 +25,7 @@ from nas.evaluate import PhaseResult
 from nas.objective import Reward
 from nas.runs import Run, write_json, write_text
 from nas.search.record import FAILED, TrialRecord
-from nas.search.study import distributions, running, values
+from nas.search.study import DATABASE, distributions, running, settle, values
 from nas.space import SearchSpace, choices, decode, forbidden, stored_choose
 from nas.spec import ArchSpec, summary
 
@@ -125,6 +125,7 @@ def run_loop(
             waiting.setdefault(record.arch_hash, []).append(flight)
         else:
             flights[flight.key] = flight
+            settle(run.path(DATABASE))  # a checkpoint is worth nothing without its trial
             results, _ = checkpoints.load(folder, flight.key)
             for result in results[:-1]:
                 take(flight, result)
@@ -159,6 +160,7 @@ def run_loop(
         if record.duplicate_of is None:
             memory[record.arch_hash] = record
         if flights.pop(flight.key, None) is not None:
+            settle(run.path(DATABASE))  # the trial's record is safe before its checkpoint goes
             engine.drop(flight.key)
             sweep()
         on_trial(record)
