@@ -1,14 +1,15 @@
 """What does a search cost beside training and timing? Its own seconds a trial, its memory and its files, up to 5,000 trials.
 
-Real searches (`nas.search`: SQLite study, records, checkpoints, trials.csv, printed lines) with a stub in place of the evaluator: it
-counts each network as the real one does, answers times and accuracies from a formula, and takes no time. What is left of a trial
-is overhead; a trial is taken to be 10 s. Seconds are those of a network that cost budget: what duplicates and forbidden ones take
-is charged to the next. Wall time, and time computed, for on a machine that others use too the first is theirs as well.
+Real searches (`nas.search`: SQLite study, records, checkpoints, trials.csv, printed lines) with a stub in place of the
+evaluator: it counts each network as the real one does, answers times and accuracies from a formula, and takes no time. What is
+left of a trial is overhead; a trial is taken to be 10 s. Seconds are those of a network that cost budget: what duplicates and
+forbidden ones take is charged to the next. Wall time, and time computed, for on a machine that others use too the first is theirs
+as well.
 
 - *windows*: the next trials of a run that has 200, 1,000 and 5,000 already. Arms: `nas` with the samplers `random` and `tpe`, and
-  beside each the same sampler in a plain Optuna study (SQLite, the same choices, two reports and a value a trial), to tell what is
-  Optuna's own. Each window is a process; arms take turns, in random order. A run is grown from one of 200 trials
-  by copying their rows under other numbers and hashes.
+  beside each the same sampler in a plain Optuna study (SQLite, the same choices, two reports and a value a trial), to tell
+  what is Optuna's own. Each window is a process; arms take turns, in random order. Runs are grown from a small one by copying
+  its rows under other numbers and hashes.
 - *soak*: one `nas` run of 5,000 networks, in one process: does memory grow?
 - *dashboard*: optuna-dashboard on a run of 5,000: seconds until its answers are there, and their size.
 - *fixed*: real phases with almost no steps, less the seconds of training and scoring, in this process and on workers.
@@ -96,8 +97,8 @@ def grown(run: Path, to: Path, trials: int, sampler: str) -> int:
         (there,) = base.execute("SELECT count(*) FROM trials").fetchone()
         spent = there
         if manifest.exists():
-            kinds = "SELECT count(*) FROM trial_user_attributes WHERE key = 'kind' AND value_json IN ('\"trained\"', '\"pruned\"')"
-            (spent,) = base.execute(kinds).fetchone()
+            kinds = "SELECT count(*) FROM trial_user_attributes WHERE key = 'kind' AND value_json IN (?, ?)"
+            (spent,) = base.execute(kinds, ('"trained"', '"pruned"')).fetchone()
         copies = max(1, round(trials / spent))
         tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         columns = {name: [row[1] for row in base.execute(f"PRAGMA table_info({name})")] for name in tables}
@@ -164,7 +165,8 @@ def _line(row: dict[str, Any]) -> str:
     )
     return (
         f"{row['arm']:14s} at {row['trials']:5d}: {wall['mean']:6.0f} ms a trial (p99 {wall['p99']:.0f}), computed "
-        f"{cpu['mean']:.0f} (p99 {cpu['p99']:.0f}) = {wall['share']:.2%} and {cpu['share']:.2%} of 10 s; {parts}; load {row['load']}"
+        f"{cpu['mean']:.0f} (p99 {cpu['p99']:.0f}) = {wall['share']:.2%} and {cpu['share']:.2%} of 10 s; "
+        f"{parts}; load {row['load']}"
     )
 
 
@@ -209,12 +211,12 @@ def soak(setting: argparse.Namespace, content: dict[str, Any], save: Any) -> Non
 
 
 def memory(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how memory grows with trials: MiB per 1,000, by least squares over the chunks of the last process, the first apart."""
+    """Return how memory grows with trials: MiB per 1,000, by least squares over the last process's chunks but the first."""
     last = [row for row in rows if row["process"] == rows[-1]["process"]][1:]
     found: dict[str, Any] = {"chunks": len(last), "mib_per_1000_trials": None}
     if len(last) > 2:
         x, y = ([row[name] for row in last] for name in ("trials", "rss_mib"))
-        (slope, level), spread = np.polyfit(x, y, 1, cov=True)
+        (slope, _), spread = np.polyfit(x, y, 1, cov=True)
         found |= {"mib_per_1000_trials": 1000 * slope, "standard_error": 1000 * float(spread[0, 0]) ** 0.5}
         found |= {"from_trials": x[0], "to_trials": x[-1], "first_mib": y[0], "last_mib": y[-1]}
     return found

@@ -121,8 +121,8 @@ def table(records: Iterable[TrialRecord]) -> pd.DataFrame:
 class LiveTable:
     """The file of the records of a run that goes on: whole after each trial, at the price of one row.
 
-    What `table` makes of thousands of rows takes longer than all else between two trials. Here a row is made once, and kept as text.
-    The values are those of `table`; an empty place does not turn the whole numbers of its column into `3.0`.
+    To make thousands of rows anew with `table` takes long between two trials. Here a row is made once, and kept as text. Values
+    are those of `table`, but an empty place does not turn the whole numbers of its column into `3.0`.
     """
 
     def __init__(self, path: Path, records: Iterable[TrialRecord]) -> None:
