@@ -9,7 +9,7 @@ as well.
 - *windows*: the next trials of a run that has 200, 1,000 and 5,000 already. Arms: `nas` with the samplers `random` and `tpe`, and
   beside each the same sampler in a plain Optuna study (SQLite, the same choices, two reports and a value a trial), to tell
   what is Optuna's own. Each window is a process; arms take turns, in random order. Runs are grown from a small one by copying
-  its rows under other numbers and hashes.
+  its rows under other numbers and hashes, with the choices mixed.
 - *soak*: one `nas` run of 5,000 networks, in one process: does memory grow?
 - *dashboard*: optuna-dashboard on a run of 5,000: seconds until its answers are there, and their size.
 - *fixed*: real phases with almost no steps, less the seconds of training and scoring, in this process and on workers.
@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import random
 import shutil
 import socket
 import sqlite3
@@ -102,9 +103,14 @@ def grown(run: Path, to: Path, trials: int, sampler: str) -> int:
         copies = max(1, round(trials / spent))
         tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         columns = {name: [row[1] for row in base.execute(f"PRAGMA table_info({name})")] for name in tables}
+        params = base.execute(
+            "SELECT param_name, trial_id, param_value, distribution_json FROM trial_params"
+        ).fetchall()
+        by_name = {name: [row for row in params if row[0] == name] for name in sorted({row[0] for row in params})}
+        rng = random.Random(0)
         for copy in range(1, copies):
             for name in tables:
-                if "trial_id" not in columns[name]:
+                if "trial_id" not in columns[name] or name == "trial_params":
                     continue
                 new = {"trial_id": f"trial_id + {copy * there}", "number": f"number + {copy * there}"}
                 if name == "trial_user_attributes":  # a network of its own, as far as the records tell
@@ -116,6 +122,13 @@ def grown(run: Path, to: Path, trials: int, sampler: str) -> int:
                 chosen = ", ".join(new.get(column, column) for column in own)
                 base.execute(
                     f"INSERT INTO {name} ({', '.join(own)}) SELECT {chosen} FROM {name} WHERE trial_id <= {there}"
+                )
+            # Choices are mixed among the trials, or a sampler would find the same points again and again, and ask for them.
+            for rows in by_name.values():
+                mixed = rng.sample([value for _, _, value, _ in rows], len(rows))
+                base.executemany(
+                    "INSERT INTO trial_params (param_name, trial_id, param_value, distribution_json) VALUES (?, ?, ?, ?)",
+                    [(row[0], row[1] + copy * there, value, row[3]) for row, value in zip(rows, mixed, strict=True)],
                 )
     return spent * copies
 
