@@ -252,7 +252,7 @@ def dashboard(setting: argparse.Namespace, content: dict[str, Any], save: Any) -
     process.start()
     try:
         url = f"http://127.0.0.1:{port}"
-        answers = [_asked(f"{url}/api/studies", patience=120)]
+        answers = [_asked(f"{url}/api/studies", patience=600)]
         up = time.perf_counter() - began
         study = json.loads(answers[0].pop("text"))["study_summaries"][0]["study_id"]
         for after in (0, 0, trials):  # all trials, again, and what the open page asks for: those after the last it has
