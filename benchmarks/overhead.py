@@ -49,7 +49,7 @@ from benchmarks._stub_search import serve
 from benchmarks.engines import drawn
 from nas import catalog
 from nas.devices import pick_device, pick_devices
-from nas.engine import Engine, InlineEngine, Job, LocalEngine
+from nas.engine import Engine, InlineEngine, Job, LocalEngine, checkpoints
 from nas.search.config import SearchConfig
 from nas.search.session import setup_of
 from nas.train.recipes import from_document
@@ -306,6 +306,8 @@ def fixed(setting: argparse.Namespace, content: dict[str, Any], save: Any) -> No
         for order in shuffled(list(sides), 2):
             for side in order:
                 rows += [{"engine": side} | row for row in _phases(sides[side], specs, recipe.progressive.phases)]
+                for name in ("inline", "local"):  # a training that has ended is not to be found again in the next round
+                    checkpoints.keep_only(setting.work / f"fixed-{name}", (), (0,))
     finally:
         for engine in sides.values():
             engine.close()

@@ -5,7 +5,7 @@
   three single dimensions are, and the others once; the accuracies decide. Both are given.
 - *plain*: every triple on a grid of 0.05, and on one of 0.1, with alpha * beta^2 * gamma^2 within the tolerance of 2 in theory
   (Tan & Le 2019, section 3.3), each trained with all seeds: also where rounding makes two of them one network, or one of
-  another cost.
+  another cost. *Each once*: the same by one who sees which triples are one network.
 
 Nothing is trained to the end. The step time of each different network is measured in windows of a few real training steps at the
 image size of each phase, all networks in random order in each round; the cost of a training is the recipe's steps times that. The
@@ -161,11 +161,11 @@ def compared(plans: dict[str, Plan], rounds: Sequence[dict[str, float]]) -> dict
 
 def _printed(plans: dict[str, Plan], found: dict[str, Any]) -> None:
     print(
-        f"{'arm':14s} {'triples':>7s} {'networks':>8s} {'repeated':>8s} {'off by 15 %':>11s} {'trainings':>9s} {'hours':>8s}"
+        f"{'arm':22s} {'triples':>7s} {'networks':>8s} {'repeated':>8s} {'off by 15 %':>11s} {'trainings':>9s} {'hours':>8s}"
     )
     for name, plan in plans.items():
         print(
-            f"{name:14s} {plan.triples:7d} {len(plan.trainings):8d} {plan.repeated:8d} {plan.off_target:11d} "
+            f"{name:22s} {plan.triples:7d} {len(plan.trainings):8d} {plan.repeated:8d} {plan.off_target:11d} "
             f"{plan.trainings.total():9d} {found['hours'][name]['median']:8.2f}"
         )
     for name, ratio in found["ratios"].items():
@@ -205,7 +205,9 @@ def main(arguments: list[str] | None = None) -> Path:
     specs: dict[str, ArchSpec] = {}
     plans = nas_plans(base, config, specs)
     for step in map(float, setting.grid_steps.split(",")):
-        plans[f"plain, {step:g}"] = plain_plan(base, config, step, specs)
+        plain = plans[f"plain, {step:g}"] = plain_plan(base, config, step, specs)
+        each = Counter(dict.fromkeys(plain.trainings, config.seeds))
+        plans[f"plain, {step:g}, each once"] = replace(plain, trainings=each)
     data = loop.to_device(images, recipe, device)
     path = folder(device, setting.out) / "scaling_law_cost.json"
     content: dict[str, Any] = {

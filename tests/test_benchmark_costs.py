@@ -53,7 +53,9 @@ def test_the_cost_of_a_scaling_law_in_small(tmp_path: Path) -> None:
     assert len(found["training_seconds"]) == 2
     assert all(set(row) == set(found["macs"]) for row in found["training_seconds"]), "each network in each round"
     assert min(value for row in found["training_seconds"] for value in row.values()) > 0
-    assert set(found["result"]["ratios"]) == {"plain, 0.2 / nas, at most", "plain, 0.2 / nas, at least"}
+    sides = ("plain, 0.2", "plain, 0.2, each once"), ("nas, at most", "nas, at least")
+    assert set(found["result"]["ratios"]) == {f"{one} / {other}" for one in sides[0] for other in sides[1]}
+    assert set(found["plans"]["plain, 0.2, each once"]["trainings"].values()) == {ScaleConfig().seeds}
 
 
 def test_a_line_is_fitted_to_the_memory_of_the_last_process_alone() -> None:
