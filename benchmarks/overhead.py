@@ -255,9 +255,16 @@ def dashboard(setting: argparse.Namespace, content: dict[str, Any], save: Any) -
         answers = [_asked(f"{url}/api/studies", patience=600)]
         up = time.perf_counter() - began
         study = json.loads(answers[0].pop("text"))["study_summaries"][0]["study_id"]
-        for after in (0, 0, trials):  # all trials, again, and what the open page asks for: those after the last it has
+        seen = 0
+        for whole in (
+            True,
+            True,
+            False,
+        ):  # all trials, twice, and what the open page asks for: those after the last it has
+            after = 0 if whole else seen
             answers.append(_asked(f"{url}/api/studies/{study}?after={after}"))
             answers[-1]["trials"] = len(json.loads(answers[-1].pop("text"))["trials"])
+            seen = max(seen, answers[-1]["trials"])
     finally:
         process.kill()
         process.join()
