@@ -27,7 +27,7 @@ from nas.runs import Run, write_json, write_text
 from nas.search import stopping
 from nas.search.foreseen import Foresight
 from nas.search.record import FAILED, TrialRecord
-from nas.search.study import distributions, running, values
+from nas.search.study import DATABASE, distributions, running, settle, values
 from nas.space import Limit, SearchSpace, choices, decode, forbidden, stored_choose
 from nas.spec import ArchSpec, summary
 
@@ -144,6 +144,7 @@ def run_loop(
             if flight.record.kind:
                 return end(flight, flight.record)
             flights[flight.key] = flight
+            settle(run.path(DATABASE))  # a checkpoint is worth nothing without its trial
             for result in results[:-1]:
                 take(flight, result)
             proceed(flight, results[-1] if results else None)
@@ -187,6 +188,7 @@ def run_loop(
         if record.duplicate_of is None:
             memory[record.arch_hash] = record
         if flights.pop(flight.key, None) is not None:
+            settle(run.path(DATABASE))  # the trial's record is safe before its checkpoint goes
             engine.drop(flight.key)
             sweep()
         on_trial(record)

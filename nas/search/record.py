@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -11,6 +15,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from nas.objective import Candidate
+from nas.runs import write_text
 from nas.spec import Value
 
 BUDGETED = ("trained", "pruned")
@@ -122,3 +127,37 @@ def table(records: Iterable[TrialRecord]) -> pd.DataFrame:
         for record in records
     ]
     return pd.DataFrame(rows, columns=None if rows else columns)
+
+
+class LiveTable:
+    """The file of the records of a run that goes on: whole after each trial, at the price of one row.
+
+    To make thousands of rows anew with `table` takes long between two trials. Here a row is made once, and kept as text. Values
+    are those of `table`, but an empty place does not turn the whole numbers of its column into `3.0`.
+    """
+
+    def __init__(self, path: Path, records: Iterable[TrialRecord]) -> None:
+        self._path = path
+        self._columns: list[str] = []
+        self._rows: list[tuple[int, str]] = []
+        for record in records:
+            self._take(record)
+
+    def add(self, record: TrialRecord) -> None:
+        """Write the file with one more record; by number, for with several workers they do not end in order."""
+        self._take(record)
+        write_text(self._path, _row(self._columns) + "".join(text for _, text in self._rows))
+
+    def _take(self, record: TrialRecord) -> None:
+        values = {item.name: getattr(record, item.name) for item in fields(record) if item.name != "params"}
+        values |= {f"param:{name}": value for name, value in record.params.items()}
+        self._columns = self._columns or list(values)  # all trials of a run make the same choices
+        insort(
+            self._rows, (record.number, _row(["" if values[name] is None else values[name] for name in self._columns]))
+        )
+
+
+def _row(values: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

@@ -31,9 +31,9 @@ from nas.search.config import SearchConfig
 from nas.search.facts import manifest
 from nas.search.finalists import Finalist, Fresh, best, finalists_before, measure_again
 from nas.search.loop import Terms, run_loop, saved_bug
-from nas.search.record import TrialRecord, table
+from nas.search.record import LiveTable, TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
-from nas.search.study import describe, open_study, records, values
+from nas.search.study import close_study, describe, open_study, records, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
 from nas.train.probe import probed, settled
@@ -263,10 +263,10 @@ def _owned(
     if config.enqueue and "enqueue" not in study.user_attrs:
         describe(study, {"enqueue": begin.enqueue(study, space, config.enqueue)})
     known = records(study)
-    everything = list(known)
     table_file = run.path("trials.csv")
     if known:  # a run killed between a trial's end and its row lacks the row
         runs.write_text(table_file, table(known).to_csv(index=False))
+    live = LiveTable(table_file, known)
     watcher.started(run, data, facts, tuple(known))
     cores = len(os.sched_getaffinity(0))
     if devices[0].type == "cpu" and len(devices) > cores:
@@ -279,9 +279,7 @@ def _owned(
             watcher.note(study.user_attrs[name])
 
     def on_trial(record: TrialRecord) -> None:
-        everything.append(record)
-        everything.sort(key=lambda item: item.number)  # with several workers they do not end in order
-        runs.write_text(table_file, table(everything).to_csv(index=False))
+        live.add(record)
         watcher.trial(record)
 
     num_phases = recipe.progressive.phases
@@ -312,9 +310,11 @@ def _owned(
         found = run_loop(
             study, engine, terms, run, known, on_trial, lambda record, phase: watcher.phase(record, phase, num_phases)
         )
+        runs.write_text(table_file, table(sorted(found, key=lambda record: record.number)).to_csv(index=False))
         return _ended(config, space, run, engine, terms, found, classes, begin.unheard(study, found), watcher)
     finally:
         engine.close()
+        close_study(study, folder)
 
 
 def _check_study(run: Run) -> None:
