@@ -99,7 +99,9 @@ def disagreement(device: torch.device, baseline: ArchSpec, recipe: Recipe) -> st
     return reason
 
 
-def losses(device: torch.device, spec: ArchSpec, recipe: Recipe, graphs: Replayer | None) -> list[float]:
+def losses(
+    device: torch.device, spec: ArchSpec, recipe: Recipe, graphs: Replayer | None, steps: int = STEPS
+) -> list[float]:
     """Return the first losses of a training in a recipe's last phase, at a network's own size, on noise."""
     spec = spec.resolved()
     phase = phases(recipe.progressive, spec.resolution, recipe.epochs)[-1]
@@ -114,7 +116,7 @@ def losses(device: torch.device, spec: ArchSpec, recipe: Recipe, graphs: Replaye
     state = loop.start(spec, recipe, device, seed=0)
     data = loop.to_device(noise, recipe, device)
     found, before = [], 0.0
-    phase = replace(phase, epochs=STEPS * recipe.batch_size / images)
+    phase = replace(phase, epochs=steps * recipe.batch_size / images)
     with loop.stepping(state, data, recipe, phase, graphs) as (order, step, total):
         for number, index in enumerate(order):
             step(number, index)
