@@ -91,12 +91,12 @@ def disagreement(device: torch.device, baseline: ArchSpec, recipe: Recipe) -> st
     """Return why graphed steps of the baseline cannot be used, or nothing where their losses are those of eager ones."""
     try:
         first, second = (losses(device, baseline, recipe, None) for _ in range(2))
-        return difference(first, second, losses(device, baseline, recipe, Graphs.on(device)))
+        why = difference(first, second, losses(device, baseline, recipe, Graphs.on(device)))
     except RuntimeError as error:  # a capture fails with it, for whatever reason, and so does a full memory
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    gc.collect()  # only here, after the traceback is gone, can the failed step's tensors be freed
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    gc.collect()  # only here, after the traceback is gone, can the tensors of a step that failed be freed
     torch.cuda.empty_cache()
-    return reason
+    return why
 
 
 def losses(
