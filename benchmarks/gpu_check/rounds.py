@@ -151,6 +151,11 @@ def free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def sound(cell: Mapping[str, Any]) -> bool:
+    """Return whether a cell was measured, and passed its check where it has one."""
+    return "error" not in cell and cell.get("passed", True)
+
+
 def cells(
     name: str,
     setting: Setting,
@@ -159,7 +164,8 @@ def cells(
 ) -> dict[str, Any]:
     """Measure cells until the time is up, each stored in `<name>.json` as it ends; the next call goes on with the others.
 
-    A cell that fails (a full memory, most likely) is stored with its error, and keeps the section from passing.
+    A cell that fails (a full memory, most likely) is stored with its error, keeps the section from passing, and is measured
+    again by the next call. To have all of them anew, delete the file.
     """
     began, longest = time.perf_counter(), 0.0
     path = setting.folder / f"{name}.json"
@@ -167,7 +173,7 @@ def cells(
     if not content or content.get("small") != setting.small:
         content = {"conditions": conditions(setting.device), "small": setting.small, "cells": {}}
     for key, measure in wanted.items():
-        if key in content["cells"] and "error" not in content["cells"][key]:
+        if key in content["cells"] and sound(content["cells"][key]):
             continue
         since = time.perf_counter()
         if longest and since - began + 1.5 * longest > setting.limit_s:
@@ -184,7 +190,7 @@ def cells(
     found = {key: content["cells"][key] for key in wanted if key in content["cells"]}
     left = [key for key in wanted if key not in found]
     return {
-        "passed": not any("error" in cell or cell.get("passed") is False for cell in found.values()),
+        "passed": all(map(sound, found.values())),
         "unfinished": bool(left),
         "left": left,
         "file": path.name,
