@@ -15,6 +15,7 @@ import argparse
 import random
 import statistics
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-params", type=float, default=300e3)
+    parser.add_argument("--steps", choices=["eager", "graph"], default="eager", help="graph: CUDA graphs of the steps")
     parser.add_argument("--out", type=Path, default=Path("results"))
     setting = parser.parse_args()
 
@@ -96,6 +98,7 @@ def main() -> None:
     space, recipe = catalog.load_space(setting.space), load_recipe(setting.recipe)
     config = SearchConfig(space=setting.space, data=setting.data)
     setup, data = setup_of(config, space, recipe, lambda done, total: None)
+    setup = replace(setup, steps=setting.steps)
     classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     specs = drawn(space, setting.networks, setting.max_params, **classes)
     threads = max(1, torch.get_num_threads() // len(devices))

@@ -74,8 +74,12 @@ def pick_devices(names: str) -> tuple[torch.device, ...]:
     return tuple(found)
 
 
-def describe_device(device: torch.device, threads: int | None = None) -> dict[str, Any]:
-    """Return what step times depend on: device, its name, threads (this process's unless given) and precision."""
+def describe_device(device: torch.device, threads: int | None = None, steps: str = "eager") -> dict[str, Any]:
+    """Return what step times depend on: device, its name, threads (this process's unless given) and precision.
+
+    Args:
+        steps: How training steps are done; it is told where they are not done kernel by kernel (`eager`).
+    """
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return {
@@ -84,6 +88,7 @@ def describe_device(device: torch.device, threads: int | None = None) -> dict[st
             "memory_mib": properties.total_memory // 2**20,
             "precision": "bfloat16 autocast",
             "layout": "channels_last",
+            **({} if steps == "eager" else {"steps": steps}),
         }
     return {
         "type": "cpu",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from nas.objective import slacks
 from nas.space import Limit, format_count
 from nas.spec import ArchSpec
 from nas.train import loop
+from nas.train.graphs import Graphs, Mode, Work
 from nas.train.loop import PhaseTraining, TrainState
 from nas.train.recipes import RECIPES, Recipe
 from nas.train.schedule import Phase, phases
@@ -93,6 +94,7 @@ class Evaluator:
         w: Exponent of the step time in the score; decides how exactly the time must be known.
         timeout_s: Seconds that a phase may take.
         latency_batch_size: Images of the inference that a limit on `latency_ms` bounds.
+        steps: How training steps are done, in training and in timing: `graph` on CUDA devices only.
         waiting: Called when somebody else has the device's lane, before waiting for it.
     """
 
@@ -107,6 +109,7 @@ class Evaluator:
         w: float = -0.07,
         timeout_s: float | None = None,
         latency_batch_size: int = 1,
+        steps: Mode = "eager",
         waiting: Callable[[], None] | None = None,
     ) -> None:
         check_limits(limits, device)
@@ -120,6 +123,7 @@ class Evaluator:
         self.latency_batch_size = latency_batch_size
         self._lane = lane_name(device)
         self._waiting = waiting
+        self._graphs = Graphs.on(device) if steps == "graph" else None
         self.baseline = baseline
         pixels = baseline.resolved().resolution
         try:
@@ -128,7 +132,8 @@ class Evaluator:
                 state = loop.start(baseline, recipe, device, seed=0)
                 self._baseline_step = loop.timing_step(state, self.data, recipe, pixels)
                 # What the first step allocates for good (optimiser state, work spaces) is not charged to the first trial.
-                float(self._baseline_step())
+                with self._timed([self._baseline_step]) as (step,):
+                    step()
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -217,7 +222,7 @@ class Evaluator:
             if isinstance(state, dict):
                 state = loop.restore(spec, self.recipe, self.device, seed, state)
             state = state or loop.start(spec, self.recipe, self.device, seed)
-            training = loop.train_phase(state, self.data, self.recipe, phase, between)
+            training = loop.train_phase(state, self.data, self.recipe, phase, between, self._graphs)
             return training, state, (*spans, (taken, time.monotonic()))
 
     def _phase_zero(self, spec: ArchSpec, began: float, protocol: Protocol | None) -> PhaseResult:
@@ -265,14 +270,21 @@ class Evaluator:
             resident = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
             state = loop.start(spec, self.recipe, self.device, seed=0)
             step = loop.timing_step(state, self.data, self.recipe, spec.resolved().resolution)
-            mine, reference = step_times([step, self._baseline_step], self.device, protocol)
+            with self._graphs.here() if self._graphs else nullcontext():  # a graph allocates nothing when it runs
+                memory = peak_memory(step, self.device, resident)
+            with self._timed([step, self._baseline_step]) as steps:
+                mine, reference = step_times(steps, self.device, protocol)
             found = {"step_time_ms": mine, "ref_step_time_ms": reference}
-            if (memory := peak_memory(step, self.device, resident)) is not None:
+            if memory is not None:
                 found["peak_memory_mib"] = memory
             if any(limit.cost == "latency_ms" for limit in self.limits):
                 answer = inference(spec, self.device, self.latency_batch_size)
                 found["latency_ms"] = latency_ms(answer, self.device, latency_protocol)
             return found, (taken, time.monotonic())
+
+    def _timed(self, steps: Sequence[Work]) -> AbstractContextManager[Sequence[Callable[[], object]]]:
+        """Yield what is timed in place of some steps: their graphs, where training has graphs too."""
+        return self._graphs.replayed(steps) if self._graphs else nullcontext(steps)
 
     def _phases(self, spec: ArchSpec) -> tuple[Phase, ...]:
         return phases(self.recipe.progressive, spec.resolved().resolution, self.recipe.epochs)
@@ -295,7 +307,7 @@ class Setup:
 
     Args:
         source, data_resolution, skip_broken: What `nas.data.load` is given. fingerprint: What it then must return.
-        recipe, baseline, limits, w, timeout_s, latency_batch_size: As of `Evaluator`.
+        recipe, baseline, limits, w, timeout_s, latency_batch_size, steps: As of `Evaluator`.
     """
 
     source: str
@@ -308,6 +320,7 @@ class Setup:
     w: float
     timeout_s: float | None
     latency_batch_size: int = 1
+    steps: Mode = "eager"
 
     def start(self, device: torch.device, waiting: Callable[[], None]) -> Evaluator:
         """Make the evaluator of a device in a worker's process."""
@@ -341,6 +354,7 @@ class Setup:
             w=self.w,
             timeout_s=self.timeout_s,
             latency_batch_size=self.latency_batch_size,
+            steps=self.steps,
             waiting=waiting,
         )
 

@@ -26,7 +26,8 @@ from typing import Any
 import torch
 
 from benchmarks._common import conditions, folder, store, stored
-from benchmarks.gpu_check import commands, figures
+from benchmarks.gpu_check import commands, figures, graphed, kernels
+from benchmarks.gpu_check.arms import arms
 from benchmarks.gpu_check.scaling import scaling
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.training import training
@@ -46,6 +47,14 @@ class Section:
 
 SECTIONS = {
     "tests": Section(commands.tests, 400),
+    "graphs": Section(graphed.graphs, 500),
+    "arms": Section(arms, 400),
+    "capture_cost": Section(graphed.capture_cost, 240),
+    "streams": Section(graphed.streams, 500),
+    "depthwise": Section(kernels.depthwise),
+    "norm": Section(kernels.norm, 240),
+    "cudnn_benchmark": Section(kernels.cudnn_benchmark, 400),
+    "mps": Section(kernels.mps, 40),
     "training": Section(training, 500),
     "scaling": Section(scaling, 500),
     "search": Section(commands.search, 300),

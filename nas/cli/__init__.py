@@ -45,6 +45,9 @@ def cli(debug: bool) -> None:
     show_default=True,
     help="auto, cpu, cuda, cuda:1; a worker for each of cuda:0,cuda:1 or for cpu:2.",
 )
+@click.option(
+    "--steps", default="auto", show_default=True, help="How steps are done: auto, eager, graph (CUDA graphs)."
+)
 @click.option("--sampler", default="tpe", show_default=True, help="Who suggests networks: tpe, gp, nsga2, random.")
 @click.option(
     "--pruner", default="halving", show_default=True, help="Who stops a trial at a phase's end: halving, median, none."

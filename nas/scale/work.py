@@ -24,12 +24,7 @@ from nas.scale.compound import Coefficients
 from nas.scale.config import ScaleConfig
 from nas.scale.evidence import Evidence
 from nas.scale.family import member, network, too_large, write
-from nas.scale.fit import (
-    Seen,
-    decide,
-    step_time_model,
-    time_ratio,
-)
+from nas.scale.fit import Seen, decide, step_time_model, time_ratio
 from nas.scale.grid import BASE, SINGLE, Choice, Grid, Level, Point, choose, grid, largest_resolution, published_point
 from nas.scale.measure import Measurements
 from nas.scale.result import Member, ScaleResult, Trained, Watcher
@@ -37,6 +32,7 @@ from nas.search.facts import software, used_images
 from nas.search.study import SCALING, mirror
 from nas.spec import ArchSpec, summary
 from nas.train.loop import phase_steps
+from nas.train.preflight import step_mode
 from nas.train.recipes import Recipe
 from nas.train.schedule import phases
 
@@ -74,6 +70,9 @@ class Scaling:
         self.native = native_size(config.data)
         self.threads = max(1, torch.get_num_threads() // len(devices))
         self.devices = devices
+        before = runs.open_run(folder).manifest if (folder / "manifest.json").is_file() else None
+        asked = "auto" if search is None else search.manifest["config"].get("steps", "auto")
+        steps, self.doubt = step_mode(asked, before, devices[0], self.base, recipe, watcher.waiting)
         self.setup = Setup(
             source=config.data,
             data_resolution=largest,
@@ -84,6 +83,7 @@ class Scaling:
             limits=(),
             w=-0.07,
             timeout_s=None,
+            steps=steps,
         )
         self.run_folder = self._opened(folder)
 
@@ -113,7 +113,8 @@ class Scaling:
             "recipe": self.recipe.document(),
             "seed": config.seed,
             "data": used_images(data, self.recipe),
-            "device": describe_device(self.devices[0], self.threads),
+            "device": describe_device(self.devices[0], self.threads, self.setup.steps),
+            "remarks": [self.doubt] if self.doubt else [],
             **software(),
         }
         if not (folder / "manifest.json").is_file():
@@ -136,7 +137,8 @@ class Scaling:
     def run(self) -> ScaleResult:
         """Run every step."""
         self.watcher.opened(self.run_folder)
-        self.watcher.began(self.run_folder, self.base, self.data, self._native())
+        said = [*self.run_folder.manifest.get("remarks", ()), *self._native()]
+        self.watcher.began(self.run_folder, self.base, self.data, said)
         engine = engine_for(
             self.setup,
             self.data,
@@ -382,7 +384,7 @@ class Scaling:
         ]
 
     def _warned(self, chosen: Point | None, members: Sequence[Member]) -> tuple[str, ...]:
-        found = list(self._native())
+        found = [*self.run_folder.manifest.get("remarks", ()), *self._native()]
         if chosen is not None and self.config.seeds == 1:
             found.append(
                 "One seed each: how far an accuracy scatters over seeds is not known, and the errors are too small. "

@@ -42,6 +42,8 @@ class SearchConfig:
         recipe: `quick`, `standard` or a YAML file; None takes the space's own.
         devices: `auto`, `cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is a device. Several (`cuda:0,cuda:1`) or a number
             of workers (`cpu:2`) have a process each; a script that asks for them needs `if __name__ == "__main__":`.
+        steps: How training steps are done, in training and timing alike: `eager`, kernel by kernel; `graph`, as CUDA graphs;
+            `auto`, as CUDA graphs on a CUDA device where the baseline's first losses agree.
         sampler: Who suggests networks: see `nas.search.samplers`.
         pruner: Who ends a trial at a phase's end: `halving` lets the best third of all that came so far go on, `median` those
             above the median of the networks trained to the end, `none` all. See `nas.search.stopping`.
@@ -63,6 +65,7 @@ class SearchConfig:
     skip_broken: bool = False
     recipe: str | None = None
     devices: str = "auto"
+    steps: str = "auto"
     sampler: str = "tpe"
     pruner: str = "halving"
     seed: int = 0
@@ -91,7 +94,7 @@ class SearchConfig:
         given: Any = self.enqueue
         queued = [given] if isinstance(given, str | os.PathLike) else given
         object.__setattr__(self, "enqueue", tuple(_text("enqueue", item) for item in queued))
-        for name in ("devices", "sampler", "pruner"):
+        for name in ("devices", "steps", "sampler", "pruner"):
             if not isinstance(getattr(self, name), str):
                 raise _wrong_kind(name, getattr(self, name), "text")
         positive = ("budget", "latency_batch_size", "top_k", "top_k_seeds", "patience")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nas import catalog
@@ -33,6 +34,7 @@ def replay(bug: Path, say: Callable[[str], object]) -> str:
         raise RunError(f"{conditions}: no such file; a bug has one beside its network. Give RUN/bug-HASH.yaml.")
     job = json.loads(conditions.read_text(encoding="utf-8"))
     protocol = None if job["protocol"] is None else Protocol(**job["protocol"])
+    setup = replace(setup, steps=run.manifest["device"].get("steps", "eager"))
     evaluator = setup.evaluator(pick_devices(config.devices)[0], data)
     state = None
     for phase in range(recipe.progressive.phases + 1):

@@ -36,6 +36,7 @@ from nas.search.samplers import PRUNERS, SAMPLERS
 from nas.search.study import close_study, describe, open_study, records, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
+from nas.train.preflight import check_asked, step_mode
 from nas.train.probe import probed, settled
 from nas.train.recipes import Recipe, from_document, load_recipe
 
@@ -107,6 +108,7 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
         PRUNERS[config.pruner],
     )  # what can be wrong is found before any work
     config.limits()
+    check_asked(config.steps)
     space = catalog.load_space(config.space)
     begin.check_enqueue(space, config.enqueue)
     if config.warm_start is not None:
@@ -232,7 +234,11 @@ def _owned(
     check_limits(setup.limits, devices[0])
     reward = Reward(config.w, config.v, float(count(setup.baseline).params))
     threads = max(1, torch.get_num_threads() // len(devices))
-    facts = manifest(config, space, setup, data, describe_device(devices[0], threads), reward)
+    before = None if run is None else run.manifest
+    steps, doubt = step_mode(config.steps, before, devices[0], setup.baseline, recipe, watcher.waiting)
+    setup = replace(setup, steps=steps)
+    facts = manifest(config, space, setup, data, describe_device(devices[0], threads, steps), reward)
+    facts["remarks"] = [doubt] if doubt else []
     source = None if run is not None or config.warm_start is None else begin.read(config.warm_start, facts)
     if run is None:
         runs.write_text(folder / "space.yaml", yaml.safe_dump(_whole(space), sort_keys=False))
@@ -274,6 +280,8 @@ def _owned(
             f"--devices {config.devices}: {len(devices)} workers share {cores} usable core{'s' * (cores > 1)}, so that "
             f"step times scatter and nothing is faster. Give cpu:{cores} at most."
         )
+    for remark in run.manifest.get("remarks", ()):
+        watcher.note(remark)
     for name in ("warm_start", "enqueue"):
         if name in study.user_attrs:
             watcher.note(study.user_attrs[name])
@@ -362,7 +370,7 @@ def _ended(
             f"none of the best networks could be trained again ({ends}). Lower the recipe's batch_size or learning_rate, or "
             f"raise --top-k; the search itself is kept in {run.folder}."
         )
-    notes = ([short] if spent < config.budget else []) + unheard
+    notes = [*run.manifest.get("remarks", ()), *([short] if spent < config.budget else []), *unheard]
     notes += few_images(run.manifest["data"]["used_val_images"], run.manifest["data"]["val_images"])
     notes += guessing(finalists[0].accuracy, finalists[0].accuracy_error, classes["num_classes"])
     notes += warnings([record.candidate() for record in found if record.kind == "trained"], reward)

@@ -3,14 +3,17 @@
 Seeds: a phase draws its order, augmentation, dropout and drop path from generators seeded by (seed, phase), so every
 network of a search sees the same images in the same order, and a trial that continues from a checkpoint repeats what
 it would have seen. Sums on several threads, and on CUDA also convolutions, are not bit-reproducible.
+
+A step is done in one of two ways. The plain one is the reference: a batch is made, a rate is set, a step is done. The other
+one finds its batch, its rate and its sum at fixed places on the device, so that it can be captured in a CUDA graph. Both see
+the same images, rates and random numbers in the same order; a test holds them equal to the bit.
 """
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +24,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas.data import Dataset, Split
 from nas.data.augment import Augment, eval_batch, mix, train_batch
 from nas.models import Network, build
 from nas.spec import ArchSpec
 from nas.train.full_recipes import FullRecipe
+from nas.train.graphs import Replayer, Work
+from nas.train.images import DeviceData as DeviceData  # what a network is trained on goes with its training
+from nas.train.images import Images as Images
+from nas.train.images import sample as sample
+from nas.train.images import to_device as to_device
+from nas.train.places import Places, rate_at
 from nas.train.recipes import Recipe
 from nas.train.schedule import Phase, learning_rate
 
@@ -38,94 +46,6 @@ class Diverged(Exception):
 
 class Timeout(Exception):
     """A phase took longer than it may."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images that a recipe uses, read by index: uint8, (N, H, W, C).
-
-    Args:
-        pixels: Some or all images of the data: on the device where they fit, else on the host, where they may be mapped from
-            a file that is larger than memory; then each batch is copied.
-        rows: int64, (N,): which of `pixels` are used; None is all of them.
-        device: Where a batch is wanted.
-    """
-
-    pixels: Tensor
-    rows: Tensor | None
-    device: torch.device
-
-    def __getitem__(self, index: Tensor | slice) -> Tensor:
-        """Return a batch on the device: uint8, (B, H, W, C)."""
-        if self.rows is not None:
-            index = self.rows[index.cpu() if isinstance(index, Tensor) else index]
-        elif isinstance(index, Tensor):
-            index = index.to(self.pixels.device)
-        return self.pixels[index].to(self.device)
-
-
-@dataclass(frozen=True)
-class DeviceData:
-    """Images and labels where the network is.
-
-    Args:
-        train_images, val_images: uint8, (N, H, W, C). train_labels, val_labels: int64, (N,).
-        mean, std: float32, (C,), in 0..1. num_classes: Number of classes.
-    """
-
-    train_images: Images
-    train_labels: Tensor
-    val_images: Images
-    val_labels: Tensor
-    mean: Tensor
-    std: Tensor
-    num_classes: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where everything lies."""
-        return self.mean.device
-
-
-def to_device(data: Dataset, recipe: Recipe | None, device: torch.device) -> DeviceData:
-    """Bring the images that a recipe uses to a device, as uint8; all images where there is no recipe.
-
-    Where the data has more than the recipe uses, a sample with a fixed seed is taken, the same for every network. Images that
-    would fill a CUDA device stay on the host; on a CPU none is copied at all.
-    """
-    train_images, train_labels = _sample(data.train, recipe.train_images if recipe else len(data.train), device)
-    val_images, val_labels = _sample(data.val, recipe.val_images if recipe else len(data.val), device)
-    return DeviceData(
-        train_images=train_images,
-        train_labels=train_labels,
-        val_images=val_images,
-        val_labels=val_labels,
-        mean=torch.tensor(data.mean, dtype=torch.float32, device=device),
-        std=torch.tensor(data.std, dtype=torch.float32, device=device),
-        num_classes=data.num_classes,
-    )
-
-
-def sample(images: int, most: int) -> Tensor:
-    """Return the indices of the images that a recipe uses: all of them, or a sample with a fixed seed; ascending."""
-    return torch.randperm(images, generator=torch.Generator().manual_seed(0))[:most].sort().values
-
-
-DEVICE_SHARE = 0.4
-"""Share of a CUDA device's free memory that images may take; the rest belongs to networks."""
-
-
-def _sample(split: Split, most: int, device: torch.device) -> tuple[Images, Tensor]:
-    with warnings.catch_warnings():  # torch warns of pages that cannot be written; nobody writes to images
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        pixels, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-    rows = sample(len(labels), most) if len(labels) > most else None
-    if rows is not None:
-        labels = labels[rows]
-    need = len(labels) * pixels[0].numel()
-    if device.type == "cuda" and need < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
-        pixels, rows = (pixels if rows is None else pixels[rows]).to(device), None
-    return Images(pixels, rows, device), labels.to(device)
 
 
 @dataclass
@@ -202,31 +122,25 @@ def train_phase(
     recipe: Recipe,
     phase: Phase,
     between: Callable[[], None] = lambda: None,
+    graphs: Replayer | None = None,
 ) -> PhaseTraining:
     """Train one phase and score it on the validation images at the phase's resolution.
 
     Args:
         between: Called after every ten steps and before scoring; may take its time, or raise `Timeout`.
+        graphs: Captures the step; None does it kernel by kernel.
 
     Raises:
         Diverged: the loss is not finite.
         torch.OutOfMemoryError: the device's memory is full.
     """
     began = time.perf_counter()
-    steps = phase_steps(len(data.train_labels), recipe, phase)
-    total = torch.zeros((), device=state.device)
-    with _seeded(state.seed, phase.number, state.device) as generator:
-        state.network.train()
-        state.network.dropout.p = phase.dropout
-        order = batches(len(data.train_labels), recipe.batch_size, steps, generator)
-        for step, index in enumerate(order):
-            images, targets = make_batch(data, index, recipe, phase, generator)
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, recipe.learning_rate, recipe.warmup)
-            total += train_step(state, images, targets, recipe)
-            if step % 50 == 49:  # reading the loss waits for the device; now and then is enough
+    with stepping(state, data, recipe, phase, graphs) as (order, step, total):
+        for number, index in enumerate(order):
+            step(number, index)
+            if number % 50 == 49:  # reading the loss waits for the device; now and then is enough
                 _check(total)
-            if step % 10 == 9:
+            if number % 10 == 9:
                 between()
         _check(total)
     between()
@@ -234,6 +148,7 @@ def train_phase(
     right = correct(state.network, data, phase.resolution, low=recipe.is_low(state.device.type))
     k, n = int(right.sum()), len(right)
     state.phases_done = phase.number
+    steps = phase_steps(len(data.train_labels), recipe, phase)
     return PhaseTraining(
         train_loss=float(total) / steps,
         val_accuracy=k / n,
@@ -243,6 +158,67 @@ def train_phase(
         val_seconds=time.perf_counter() - trained,
         val_right=right_bits(right),
     )
+
+
+Step = Callable[[int, Tensor], None]
+"""Does a step, given its number from 0 and the indices of its images."""
+
+
+@contextmanager
+def stepping(
+    state: TrainState, data: DeviceData, recipe: Recipe, phase: Phase, graphs: Replayer | None = None
+) -> Iterator[tuple[Iterator[Tensor], Step, Tensor]]:
+    """Make a network ready for a phase, and yield the batches' indices, what does a step, and the sum of the losses."""
+    steps = phase_steps(len(data.train_labels), recipe, phase)
+    rates = [learning_rate(step, steps, recipe.learning_rate, recipe.warmup) for step in range(steps)]
+    with _seeded(state.seed, phase.number, state.device) as generator:
+        state.network.train()
+        state.network.dropout.p = phase.dropout
+        place = data.train_images.pixels.device
+        order = batches(len(data.train_labels), recipe.batch_size, steps, generator, place)
+        if graphs is None:
+            total = torch.zeros((), device=state.device)
+            yield order, _plain_step(state, data, recipe, phase, generator, rates, total), total
+            return
+        at = Places.of(data, recipe, rates)
+        work = Work(_placed_step(state, data, recipe, phase, generator, at), state.optimizer, (generator,))
+        with rate_at(state.optimizer, at.rate), graphs.stepping(work) as placed:
+
+            def step(number: int, index: Tensor) -> None:
+                at.put(data, index)
+                placed()
+
+            yield order, step, at.total
+
+
+def _plain_step(
+    state: TrainState,
+    data: DeviceData,
+    recipe: Recipe,
+    phase: Phase,
+    generator: torch.Generator,
+    rates: Sequence[float],
+    total: Tensor,
+) -> Step:
+    def step(number: int, index: Tensor) -> None:
+        images, targets = make_batch(data, index, recipe, phase, generator)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rates[number]
+        total.add_(train_step(state, images, targets, recipe))
+
+    return step
+
+
+def _placed_step(
+    state: TrainState, data: DeviceData, recipe: Recipe, phase: Phase, generator: torch.Generator, at: Places
+) -> Callable[[], Tensor]:
+    def step() -> Tensor:
+        torch.index_select(at.rates, 0, at.done, out=at.rate)
+        at.done.add_(1)
+        images, targets = make_batch(data, at.index, recipe, phase, generator, at.pixels)
+        return at.total.add_(train_step(state, images, targets, recipe))
+
+    return step
 
 
 def right_bits(right: Tensor) -> str:
@@ -256,14 +232,22 @@ def from_bits(digits: str, images: int) -> Bits:
 
 
 def make_batch(
-    data: DeviceData, index: Tensor, recipe: Recipe, phase: Phase, generator: torch.Generator
+    data: DeviceData,
+    index: Tensor,
+    recipe: Recipe,
+    phase: Phase,
+    generator: torch.Generator,
+    pixels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the training images at some indices, augmented and mixed as a phase asks, and their targets.
+
+    Args:
+        pixels: Those images, uint8, (B, H, W, C), where they have been gathered already.
 
     Returns:
         float32, (B, C, R, R), normalised; int64 (B,), or float32 (B, num_classes) where they are mixed.
     """
-    images = augmented(data.train_images[index], data, recipe, phase, generator)
+    images = augmented(data.train_images[index] if pixels is None else pixels, data, recipe, phase, generator)
     targets = data.train_labels[index]
     if phase.mixup == 0:
         return images, targets
@@ -295,7 +279,9 @@ def train_step(state: TrainState, images: Tensor, targets: Tensor, recipe: Recip
     """
     if recipe.layout == "contiguous":
         images = images.contiguous()
-    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=recipe.is_low(state.device.type)):
+    low = recipe.is_low(state.device.type)
+    # No weight is used twice, and a copy that was kept from before a capture would go stale in its graph.
+    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=low, cache_enabled=False):
         scores = state.network(images)
         loss = functional.cross_entropy(scores.float(), targets, label_smoothing=recipe.label_smoothing)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -353,10 +339,10 @@ def correct(
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.bool, device=device)
 
 
-def timing_step(state: TrainState, data: DeviceData, recipe: Recipe, resolution: int) -> Callable[[], Tensor]:
+def timing_step(state: TrainState, data: DeviceData, recipe: Recipe, resolution: int) -> Work:
     """Return the training step that step time is measured on: one real, augmented batch, used again and again.
 
-    It is the loop's own step at the learning rate 0, in the loop's precision and layout.
+    It is the loop's own step at the learning rate 0, in the loop's precision and layout. It can be captured.
     """
     generator = torch.Generator(device=state.device).manual_seed(0)
     index = torch.arange(recipe.batch_size, device=state.device) % len(data.train_labels)
@@ -373,7 +359,7 @@ def timing_step(state: TrainState, data: DeviceData, recipe: Recipe, resolution:
     for group in state.optimizer.param_groups:
         group["lr"] = 0.0
     state.network.train()
-    return lambda: train_step(state, images, targets, recipe)
+    return Work(lambda: train_step(state, images, targets, recipe), state.optimizer)
 
 
 def phase_steps(images: int, recipe: Recipe, phase: Phase) -> int:
@@ -381,12 +367,20 @@ def phase_steps(images: int, recipe: Recipe, phase: Phase) -> int:
     return max(1, round(images * phase.epochs / recipe.batch_size))
 
 
-def batches(images: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the indices of `steps` batches, epoch after epoch in a new order; the remainder opens the next epoch."""
-    order = torch.empty(0, dtype=torch.int64, device=generator.device)
+def batches(
+    images: int, batch_size: int, steps: int, generator: torch.Generator, place: torch.device | None = None
+) -> Iterator[Tensor]:
+    """Yield the indices of `steps` batches, epoch after epoch in a new order; the remainder opens the next epoch.
+
+    Args:
+        place: Where they are wanted, if not where they are drawn; an epoch's indices are brought there at once.
+    """
+    device = generator.device
+    order = torch.empty(0, dtype=torch.int64, device=place or device)
     for _ in range(steps):
         while len(order) < batch_size:
-            order = torch.cat([order, torch.randperm(images, generator=generator, device=generator.device)])
+            drawn = torch.randperm(images, generator=generator, device=device)
+            order = torch.cat([order, drawn.to(order.device)])
         yield order[:batch_size]
         order = order[batch_size:]
 

@@ -17,7 +17,7 @@ from nas.engine import InlineEngine, Job, checkpoints
 from nas.evaluate import Evaluator
 from nas.space import Limit
 from nas.spec import ArchSpec, scaled
-from nas.train import loop
+from nas.train import images, loop
 from nas.train.recipes import RECIPES
 from nas.train.schedule import Progressive, phases
 
@@ -205,7 +205,7 @@ def test_images_that_would_fill_the_device_stay_on_the_host(
     tiny_data: Dataset, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near = loop.to_device(tiny_data, RECIPE, cuda).train_images
-    monkeypatch.setattr(loop, "DEVICE_SHARE", 0.0)
+    monkeypatch.setattr(images, "DEVICE_SHARE", 0.0)
     far = loop.to_device(tiny_data, replace(RECIPE, train_images=40), cuda).train_images
     assert (near.pixels.device, far.pixels.device.type) == (cuda, "cpu")
     index = torch.tensor([3, 1, 2], device=cuda)

@@ -14,7 +14,7 @@ from nas import catalog
 from nas.data import Dataset
 from nas.models import build
 from nas.spec import ArchSpec
-from nas.train import full_loop, loop
+from nas.train import full_loop, images, loop
 from nas.train.feed import feed
 from nas.train.full_loop import begin, train_epoch
 from nas.train.full_recipes import FULL_RECIPES, full_phases
@@ -108,8 +108,8 @@ def test_an_epoch_of_mapped_images_is_that_of_resident_ones(
     device = torch.device("cuda", 0)
     recipe = replace(FULL_RECIPES["short"], epochs=3, batch_size=16)
     losses = []
-    for share in (loop.DEVICE_SHARE, 0.0):
-        monkeypatch.setattr(loop, "DEVICE_SHARE", share)
+    for share in (images.DEVICE_SHARE, 0.0):
+        monkeypatch.setattr(images, "DEVICE_SHARE", share)
         data = loop.to_device(tiny_data, None, device)
         assert data.train_images.pixels.is_cuda == (share > 0)
         training = begin(build(tiny_spec, seed=0), recipe, seed=0, device=device)
