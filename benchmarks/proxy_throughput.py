@@ -3,7 +3,8 @@
 Arms: `plain`, the Optuna objective of `benchmarks.plain` with 0 or as many DataLoader processes as there are cores;
 `plain_channels_last`, the same in that layout; `resident`, the expert's; `ray`, Ray Tune running the plain objective with all
 cores for one trial or one core for each of as many trials; `nas`, this package's evaluator in one process per core (on
-CUDA one process), timing, counting and resizing included. `nas_one` has all cores in one process.
+CUDA one process, with CUDA graphs), timing, counting and resizing included. `nas_one` has all cores in one process, `nas_eager`
+has no graphs.
 
 Each round draws one network and gives it to every arm in an order drawn anew. Nothing is trained to the end: of each image
 size an arm trains two short windows of steps, and the line through them gives its fixed cost and its seconds per step, with
@@ -53,6 +54,7 @@ from nas.search.config import SearchConfig
 from nas.search.session import setup_of
 from nas.spec import ArchSpec
 from nas.train.loop import phase_steps
+from nas.train.preflight import step_mode
 from nas.train.recipes import Recipe, load_recipe
 from nas.train.schedule import Progressive, phases
 
@@ -273,8 +275,8 @@ def arms_of(
     found: dict[str, Callable[[ArchSpec], Parts]] = {}
     kept: list[Servers] = []
 
-    def serve(target: Callable[..., None], number: int, threads: int) -> Servers:
-        kept.append(Servers(target, task, number, threads))
+    def serve(target: Callable[..., None], number: int, threads: int, own: Task = task) -> Servers:
+        kept.append(Servers(target, own, number, threads))
         return kept[-1]
 
     if any(name.startswith(("plain", "resident")) for name in wanted):
@@ -296,6 +298,9 @@ def arms_of(
     if "nas_one" in wanted and not cuda:
         one = serve(serve_nas, 1, cores)
         found["nas_one"] = lambda spec: nas_parts(one, spec, task, 1, share)
+    if "nas_eager" in wanted and cuda:
+        eager = serve(serve_nas, 1, cores, replace(task, setup=replace(task.setup, steps="eager")))
+        found["nas_eager"] = lambda spec: nas_parts(eager, spec, task, 1, share)
     for name, at_once in (("ray", 1), ("ray_packed", cores if not cuda else 4)):
         if name in wanted:
             found[name] = lambda spec, at_once=at_once: ray_parts(spec, task, ray_trials, at_once, cores)  # type: ignore[misc]
@@ -311,6 +316,7 @@ ARMS = (
     "ray",
     "ray_packed",
     "nas_one",
+    "nas_eager",
     "nas",
 )
 
@@ -320,6 +326,7 @@ RIVALS = {
     "resident": ("resident",),
     "ray": ("ray", "ray_packed"),
     "nas, one process": ("nas_one",),
+    "nas, no graphs": ("nas_eager",),
 }
 """What is compared with `nas`: of each, the arm that is quicker over all rounds."""
 
@@ -374,6 +381,8 @@ def main() -> None:
     setup, data = setup_of(
         SearchConfig(space=options.space, data=options.data), space, recipe, lambda done, total: None
     )
+    steps, doubt = step_mode("auto", None, device, setup.baseline, recipe, lambda: None)
+    setup = replace(setup, steps=steps)
     plain_recipe = replace(recipe, progressive=Progressive(1, (1.0, 1.0)))
     task = Task(setup, plain_recipe, (options.windows[0], options.windows[1]), str(device))
     specs = drawn(
@@ -408,7 +417,9 @@ def main() -> None:
                 rounds.append(row)
                 store(
                     path,
-                    conditions(device) | {"settings": asked, "absent": absent, "rounds": rounds} | summary(rounds),
+                    conditions(device)
+                    | {"settings": asked, "steps": steps, "doubt": doubt, "absent": absent, "rounds": rounds}
+                    | summary(rounds),
                 )
         finally:
             for item in servers:

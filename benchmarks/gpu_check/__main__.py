@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks._common import conditions, folder, store, stored
-from benchmarks.gpu_check import commands, figures, graphed, kernels
+from benchmarks.gpu_check import commands, figures, graphed, kernels, proxies
 from benchmarks.gpu_check.arms import arms
 from benchmarks.gpu_check.scaling import scaling
 from benchmarks.gpu_check.setting import Setting
@@ -49,8 +49,11 @@ SECTIONS = {
     "tests": Section(commands.tests, 400),
     "graphs": Section(graphed.graphs, 500),
     "arms": Section(arms, 400),
+    "table": Section(proxies.table, 540),
+    "fidelity": Section(proxies.fidelity, 540),
     "capture_cost": Section(graphed.capture_cost, 240),
     "streams": Section(graphed.streams, 500),
+    "block_table": Section(proxies.block_table, 240),
     "depthwise": Section(kernels.depthwise),
     "norm": Section(kernels.norm, 240),
     "cudnn_benchmark": Section(kernels.cudnn_benchmark, 400),

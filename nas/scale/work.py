@@ -113,7 +113,8 @@ class Scaling:
             "recipe": self.recipe.document(),
             "seed": config.seed,
             "data": used_images(data, self.recipe),
-            "device": describe_device(self.devices[0], self.threads, self.setup.steps),
+            "device": describe_device(self.devices[0], self.threads, self.setup.steps)
+            | self.setup.recipe.computation(self.devices[0].type),
             "remarks": [self.doubt] if self.doubt else [],
             **software(),
         }

@@ -237,7 +237,8 @@ def _owned(
     before = None if run is None else run.manifest
     steps, doubt = step_mode(config.steps, before, devices[0], setup.baseline, recipe, watcher.waiting)
     setup = replace(setup, steps=steps)
-    facts = manifest(config, space, setup, data, describe_device(devices[0], threads, steps), reward)
+    device = describe_device(devices[0], threads, steps) | recipe.computation(devices[0].type)
+    facts = manifest(config, space, setup, data, device, reward)
     facts["remarks"] = [doubt] if doubt else []
     source = None if run is not None or config.warm_start is None else begin.read(config.warm_start, facts)
     if run is None:

@@ -74,6 +74,11 @@ class Recipe:
         found = asdict(self)
         return {name: value for name, value in found.items() if name not in ("precision", "layout") or value != AUTO}
 
+    def computation(self, device_type: str) -> dict[str, str]:
+        """Return precision and layout on a device, as a manifest has them beside its name."""
+        low = "bfloat16 autocast" if self.is_low(device_type) else "float32"
+        return {"precision": low, "layout": "channels_last" if self.layout == AUTO else self.layout}
+
     def is_low(self, device_type: str) -> bool:
         """Whether the forward pass runs in bfloat16: on `cuda` unless the recipe says otherwise."""
         return self.precision == "bfloat16" or (self.precision == AUTO and device_type == "cuda")
