@@ -90,11 +90,15 @@ def trained(
     }
 
 
-def table(done: dict[str, Any], hashes: list[str], arms: list[str], seeds: int, draws: int = 4000) -> dict[str, Any]:
-    """Return tau of each arm, with intervals over the networks, from the stored accuracies."""
+def table(done: dict[str, Any], hashes: list[str], arms: dict[str, int], draws: int = 2000) -> dict[str, Any]:
+    """Return tau of each arm, with intervals over the networks, from the stored accuracies.
+
+    Args:
+        arms: Their names, and how many seeds each has.
+    """
     accuracy = {
         arm: np.array([[done[f"{arm}/{name}/{seed}"]["accuracy"] for seed in range(seeds)] for name in hashes])
-        for arm in arms
+        for arm, seeds in arms.items()
     }
     truth = accuracy[TRUTH].mean(1)
     rng = np.random.default_rng(0)
@@ -102,19 +106,23 @@ def table(done: dict[str, Any], hashes: list[str], arms: list[str], seeds: int, 
 
     def of(arm: str, picked: np.ndarray[Any, Any]) -> float:
         """Mean over the seeds of tau between one seed's accuracy, which is what a search sees, and the truth."""
-        return statistics.fmean(tau(accuracy[arm][picked, seed], truth[picked]) for seed in range(seeds))
+        return statistics.fmean(tau(accuracy[arm][picked, seed], truth[picked]) for seed in range(arms[arm]))
 
     everything = np.arange(len(hashes))
-    sampled = {arm: np.array([of(arm, row) for row in rows]) for arm in arms}
+    sampled = {arm: np.array([of(arm, row) for row in rows]) for arm in arms if arm != TRUTH}
     found: dict[str, Any] = {}
     for arm in arms:
-        pairs = [(a, b) for a in range(seeds) for b in range(a)]
         found[arm] = {
+            "seeds": arms[arm],
             "accuracy": float(accuracy[arm].mean()),
-            "seed_spread": float(np.sqrt(accuracy[arm].var(1, ddof=1).mean())),
             "network_spread": float(accuracy[arm].mean(1).std(ddof=1)),
-            "ceiling": statistics.fmean(tau(accuracy[arm][:, a], accuracy[arm][:, b]) for a, b in pairs),
         }
+        pairs = [(a, b) for a in range(arms[arm]) for b in range(a)]
+        if pairs:
+            found[arm] |= {
+                "seed_spread": float(np.sqrt(accuracy[arm].var(1, ddof=1).mean())),
+                "ceiling": statistics.fmean(tau(accuracy[arm][:, a], accuracy[arm][:, b]) for a, b in pairs),
+            }
         if arm == TRUTH:
             continue
         difference = sampled[arm] - sampled["plain"]
@@ -143,7 +151,8 @@ def main() -> None:
         "--long-images", type=int, help="training images of the long training; the proxy's unless given"
     )
     parser.add_argument("--val-images", type=int, default=5000)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=2, help="of each proxy")
+    parser.add_argument("--long-seeds", type=int, default=1, help="of the long training")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time, of one CPU thread each")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
@@ -165,10 +174,11 @@ def main() -> None:
             f"{path}: holds figures of other settings ({content['settings']}). Move it away, or give --out."
         )
     done: dict[str, Any] = content.get("trainings", {})
+    seeds = {name: options.long_seeds if name == TRUTH else options.seeds for name in arms}
     jobs = {}
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for seed in range(options.seeds):
-            for arm in (*(name for name in arms if name != TRUTH), TRUTH):
+        for seed in range(max(seeds.values())):
+            for arm in (name for name in arms if seed < seeds[name]):
                 for spec in specs:
                     key = f"{arm}/{spec.arch_hash}/{seed}"
                     if key not in done:
@@ -178,7 +188,7 @@ def main() -> None:
             done[jobs[job]] = job.result()
             store(path, conditions(device) | {"settings": asked, "trainings": done})
             print(f"{number}/{len(jobs)} {jobs[job]}: {job.result()['accuracy']:.4f}", flush=True)
-    rows = table(done, hashes, list(arms), options.seeds)
+    rows = table(done, hashes, seeds)
     content = conditions(device) | {
         "settings": asked,
         "data": {"name": first.name, "fingerprint": first.fingerprint},
@@ -197,9 +207,8 @@ def main() -> None:
             if "tau" in row
             else ""
         )
-        print(
-            f"{name:20s} accuracy {row['accuracy']:.4f}  seeds ±{row['seed_spread']:.4f}  ceiling {row['ceiling']:.3f}  {known}"
-        )
+        ceiling = f"ceiling {row['ceiling']:.3f}" if "ceiling" in row else ""
+        print(f"{name:20s} accuracy {row['accuracy']:.4f}  {ceiling}  {known}")
 
 
 if __name__ == "__main__":

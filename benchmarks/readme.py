@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks._stats import shown
+from nas.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "results" / "published" / "benchmarks"
@@ -37,8 +37,6 @@ TITLES = {
     "step_time": "Step times",
     "overhead": "Overhead of the search",
     "scaling_law_cost": "Cost of a scaling law",
-    "block_table": "Step time from a block table",
-    "stopping": "Stopping early",
     "cpu_path": "What pays on a CPU",
 }
 """Benchmarks in the order of the page, by the beginning of their file's name."""
@@ -93,12 +91,16 @@ def fidelity(content: Content, others: Mapping[str, Content]) -> Lines:
             order = f"{arm['tau']:.2f} [{low:.2f}, {high:.2f}]"
             low, high = arm["tau_over_plain_interval"]
             over = "" if name == "plain" else f"{arm['tau_over_plain']:+.2f} [{low:+.2f}, {high:+.2f}]"
-        rows.append([name, f"{arm['accuracy']:.4f}", f"{arm['seed_spread']:.4f}", f"{arm['ceiling']:.2f}", order, over])
-    networks, seeds = len(content["networks"]), content["settings"]["seeds"]
+        spread, ceiling = (
+            f"{arm[key]:.{digits}f}" if key in arm else "" for key, digits in (("seed_spread", 4), ("ceiling", 2))
+        )
+        rows.append([name, str(arm["seeds"]), f"{arm['accuracy']:.4f}", spread, ceiling, order, over])
     return [
-        f"{networks} networks, {seeds} seeds, images of {content['data']['name']}. Ceiling: tau of one seed with another.",
+        f"{len(content['networks'])} networks, images of {content['data']['name']}. Ceiling: tau of one seed with another.",
         "",
-        *table(["arm", "accuracy", "spread of seeds", "ceiling", "tau to the long training", "over plain"], rows),
+        *table(
+            ["arm", "seeds", "accuracy", "spread of seeds", "ceiling", "tau to the long training", "over plain"], rows
+        ),
     ]
 
 
@@ -119,9 +121,107 @@ def cpu_path(content: Content, others: Mapping[str, Content]) -> Lines:
     ]
 
 
+STEP_TIME_ARMS = {
+    "alone": "nas, alone",
+    "loaded": "nas, beside a program that computes",
+    "worker": "nas, beside a worker that trains",
+    "naive_alone": "first steps by the clock, alone",
+    "naive_loaded": "first steps by the clock, packed with a training",
+}
+
+
+def step_time(content: Content, others: Mapping[str, Content]) -> Lines:
+    """How well step times repeat and order networks, against a long measurement with the device to itself."""
+    answer = content["answer"]
+    rows = []
+    arms = {"the long measurement, its two passes": answer["gold"]["passes_against_each_other"]}
+    arms |= {title: answer[name] for name, title in STEP_TIME_ARMS.items()}
+    for title, arm in arms.items():
+        figure = arm.get("relative", arm["ms"])
+        order, apart = figure["tau"], figure["tau_of_pairs_more_than_3_percent_apart"]["tau"]
+        within = f"{arm['within_a_measurement']:.1%}" if "within_a_measurement" in arm else ""
+        rows.append(
+            [title, "over the baseline" if "relative" in arm else "ms",
+             f"{order['tau']:.3f} [{order['low']:.3f}, {order['high']:.3f}]", "" if apart is None else f"{apart:.3f}",
+             f"{figure['mean_error']:.1%}", f"{figure['between_repetitions']:.1%}", within]
+        )  # fmt: skip
+    return [
+        f"{len(content['networks'])} networks, {content['settings']['repeats']} repetitions. Foreign load during the long "
+        f"measurement: {answer['gold']['foreign_load']:.2f} cores.",
+        "",
+        *table(
+            [
+                "arm",
+                "figure",
+                "Kendall tau",
+                "of pairs 3 % apart",
+                "mean error",
+                "between repetitions",
+                "MAD / median within",
+            ],
+            rows,
+        ),
+    ]
+
+
+def overhead(content: Content, others: Mapping[str, Content]) -> Lines:
+    """What a trial costs beside training and timing."""
+    sizes: dict[tuple[str, int], list[Content]] = {}
+    for window in content.get("windows", []):
+        sizes.setdefault((window["arm"], window["size"]), []).append(window["summary"])
+    rows = []
+    for (arm, size), found in sorted(sizes.items()):
+        share, computed = (max(item[key]["share"] for item in found) for key in ("owner_ms", "computed_ms"))
+        late = max(item["owner_ms"]["p99"] for item in found)
+        rows.append(
+            [arm, f"{size:,}", f"{share:.1%}", f"{computed:.1%}", f"{late / content['trial_seconds'] / 1000:.1%}"]
+        )
+    lines = table(["arm", "trials before", "share of a 10 s trial", "computed", "99 % of trials below"], rows)
+    if "memory" in content:
+        trials = sum(len(chunk["owner_ms"]) for chunk in content["soak"])
+        grown = content["memory"]["mib_per_1000_trials"]
+        lines += [
+            f"Memory over {trials:,} trials: {'not enough chunks' if grown is None else f'{grown:+.1f} MiB per 1,000'}.",
+            "",
+        ]
+    for engine, item in content.get("fixed_result", {}).items():
+        lines += [f"Fixed cost of one trial more, engine `{engine}`: {shown(item)} s.", ""]
+    if "dashboard" in content:
+        seen = content["dashboard"]
+        whole = max(seen["answers"], key=lambda item: item["mib"])
+        lines += [
+            f"optuna-dashboard on {seen['trials']:,} trained networks: first answer after "
+            f"{seen['until_first_answer_seconds']:.0f} s, the whole study ({whole['mib']:.0f} MiB) in {whole['seconds']:.0f} s.",
+            "",
+        ]
+    return lines
+
+
+def scaling_law_cost(content: Content, others: Mapping[str, Content]) -> Lines:
+    """What alpha, beta and gamma cost to find."""
+    rows = [
+        [
+            name,
+            str(len(plan["trainings"])),
+            str(sum(plan["trainings"].values())),
+            str(plan["off_target"]),
+            str(plan["repeated"]),
+        ]
+        for name, plan in content["plans"].items()
+    ]
+    ratios = [[name, shown(item, 1)] for name, item in content["result"]["ratios"].items()]
+    return [
+        *table(["plan", "networks", "trainings", "off the target by over 15 %", "triples that repeat a network"], rows),
+        *table(["cost", "ratio"], ratios),
+    ]
+
+
 WRITERS: dict[str, Callable[[Content, Mapping[str, Content]], Lines]] = {
     "proxy_throughput": proxy_throughput,
     "fidelity": fidelity,
+    "step_time": step_time,
+    "overhead": overhead,
+    "scaling_law_cost": scaling_law_cost,
     "cpu_path": cpu_path,
 }
 
@@ -132,19 +232,31 @@ def page(kept: Path) -> str:
     for folder in sorted(path for path in kept.iterdir() if path.is_dir()):
         contents = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
         first = next(iter(contents.values()))
-        lines += [f"## {_device(first['device'])}", ""]
+        lines += [f"## {_device(first.get('conditions', first)['device'])}", ""]
         for kind, title in TITLES.items():
             for name in sorted(item for item in contents if item.split("-")[0] == kind):
                 content = contents[name]
-                versions = ", ".join(f"{package} {number}" for package, number in content["versions"].items())
+                head = content.get("conditions", content)
+                versions = ", ".join(f"{package} {number}" for package, number in head["versions"].items())
                 lines += [
                     f"### {title}{' (' + name.partition('-')[2] + ' px)' if '-' in name else ''}",
                     "",
                     *WRITERS[kind](content, contents),
-                    f"`{content['command']}`, {content['date'][:10]}; {versions}.",
+                    f"`{content.get('command', head.get('command'))}`, {head['date'][:10]}; {versions}.",
                     "",
                 ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _placeless(value: Any) -> Any:
+    """Return figures without places on the machine: of a path in a text the name only."""
+    if isinstance(value, dict):
+        return {name: _placeless(item) for name, item in value.items() if name not in ("out", "work")}
+    if isinstance(value, list):
+        return [_placeless(item) for item in value]
+    if isinstance(value, str):
+        return " ".join(Path(word).name if word.startswith("/") else word for word in value.split(" "))
+    return value
 
 
 def _device(facts: Mapping[str, Any]) -> str:
@@ -163,7 +275,8 @@ def main() -> None:
         target.mkdir(parents=True, exist_ok=True)
         for path in sorted(options.keep.glob("*.json")):
             if path.stem.split("-")[0] in TITLES:
-                shutil.copyfile(path, target / path.name)
+                content = json.loads(path.read_text(encoding="utf-8"))
+                write_json(target / path.name, _placeless(content))
     written = page(KEPT)
     if options.check:
         if PAGE.read_text(encoding="utf-8") != written:

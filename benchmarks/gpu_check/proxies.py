@@ -56,7 +56,7 @@ def fidelity(setting: Setting) -> dict[str, Any]:
     """Kendall's tau of the proxies to a long training (`benchmarks.fidelity`): resized ones against those of constant size."""
     command = ["benchmarks.fidelity", "--recipe", _recipe(setting), "--data", setting.source()]
     command += ["--networks", "3", "--long", "1", "--val-images", "40"] if setting.small else ["--networks", "16"]
-    command += ["--seeds", "2"] if setting.small else ["--seeds", "3", "--max-macs", "20e6", "--workers", "4"]
+    command += [] if setting.small else ["--seeds", "3", "--long-seeds", "3", "--max-macs", "20e6", "--workers", "4"]
     answer = _command(command, setting, "*/fidelity.json")
     if "failed" in answer:
         return {"passed": False, "tail": answer["failed"]}
