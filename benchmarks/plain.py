@@ -180,6 +180,7 @@ class PlainTraining:
             drop_last=part == "train",
             num_workers=self.way.workers,
             persistent_workers=self.way.workers > 0,
+            multiprocessing_context="fork" if self.way.workers else None,  # Linux's own, also in a spawned process
             pin_memory=self.device.type == "cuda",
         )
 

@@ -357,6 +357,10 @@ def summary(rounds: list[Mapping[str, Any]]) -> dict[str, Any]:
     return {"arms": arms, "nas_over": ratios}
 
 
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else " ".join(f"{item:.3f}" for item in value)
+
+
 def main() -> None:
     """Run the rounds that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -413,7 +417,8 @@ def main() -> None:
                     if arm in arms:
                         row["arms"][arm] = arms[arm](spec)
                         row["load"].append(os.getloadavg()[0])
-                        print(f"round {number + 1} {arm:28s} {row['arms'][arm]['proxy']:7.2f} s per proxy", flush=True)
+                        parts = ", ".join(f"{key} {_short(value)}" for key, value in row["arms"][arm].items())
+                        print(f"round {number + 1} {arm:20s} {parts}", flush=True)
                 rounds.append(row)
                 store(
                     path,
