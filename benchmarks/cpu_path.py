@@ -28,7 +28,7 @@ from benchmarks._common import conditions, folder, settings, store
 from benchmarks._stats import median_interval, shown, shuffled
 from benchmarks.fidelity import drawn
 from nas.data import load
-from nas.devices import keep_freed_memory
+from nas.host import keep_freed_memory
 from nas.spec import ArchSpec
 from nas.train import loop, probe
 from nas.train.recipes import RECIPES, Recipe

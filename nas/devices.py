@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 from pathlib import Path
@@ -99,24 +98,6 @@ def describe_device(device: torch.device, threads: int | None = None, steps: str
         "layout": "channels_last",
     }
 
-
-def keep_freed_memory() -> bool:
-    """Have this process keep the memory that tensors on the CPU free, and return whether the C library could be told so.
-
-    glibc gives large blocks back to the system at once, and each training step then waits for the same pages to be mapped
-    and zeroed again: up to 27,000 page faults and a fifth of a step's time on the networks of `v2_tiny`
-    (`benchmarks.cpu_path`). Only how much memory the process holds on to is changed: its peak, until it ends.
-    Source: mallopt(3), M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library, such as musl
-        return False
-    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 * 2**20}
-    return all(mallopt(name, value) == 1 for name, value in settings.items())
-
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 _MEMORY_WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 

@@ -26,8 +26,9 @@ from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
 from nas.data import Dataset, Split
 from nas.data import load as load_data
-from nas.devices import keep_freed_memory, lane_name, out_of_memory, pick_device
+from nas.devices import lane_name, out_of_memory, pick_device
 from nas.errors import DataError, DeviceError, MeasurementError, UsageError
+from nas.host import keep_freed_memory
 from nas.lane import Lane, lane
 from nas.objective import slacks
 from nas.space import Limit, format_count
@@ -397,6 +398,8 @@ def time_in_two_processes(specs: Sequence[ArchSpec], batch_size: int, device: st
 def _time_alone(specs: tuple[ArchSpec, ...], batch_size: int, device: str, threads: int) -> tuple[Measurement, ...]:
     torch.set_num_threads(threads)
     where = pick_device(device)
+    if where.type == "cpu":
+        keep_freed_memory()  # as in a search, so that the times are those of a search
     recipe = replace(RECIPES["standard"], batch_size=batch_size)
     steps = []
     for spec in specs:

@@ -76,11 +76,13 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
     given = given_by(context, settings)
     if resume is None and skip_bugs:
         raise click.UsageError("--skip-bugs: belongs to --resume RUN.")
+    from torch import cuda
+
     from nas.cli._progress import SearchProgress
     from nas.cli._signals import Ended, signals
     from nas.search import resume as continue_run
     from nas.search import search as start_run
-    from nas.train.probe import devices
+    from nas.train.probe import WORKERS
 
     progress = SearchProgress()
     try:
@@ -89,8 +91,8 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
                 changes = _changes(resume, given)
                 result = continue_run(resume, **changes, skip_bugs=skip_bugs, watcher=progress)
             else:
-                if settings["devices"] == "auto":
-                    given["devices"] = devices(progress.note)
+                if settings["devices"] == "auto" and not cuda.is_available():
+                    given["devices"] = WORKERS
                 result = start_run(**given, watcher=progress)
     except KeyboardInterrupt as end:
         what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)

@@ -79,8 +79,8 @@ class Conditions:
         return "; ".join(filter(None, (self.note, self.absent)))
 
 
-Watch = Callable[[], Seen]
-"""Says what was seen since it was made or last asked. Costs microseconds."""
+Watch = Callable[[], Seen | None]
+"""Says what was seen since it was made or last said something; None: too little to tell, ask again. Costs microseconds."""
 
 
 def watch(device: torch.device) -> Watch:
@@ -91,6 +91,16 @@ def watch(device: torch.device) -> Watch:
         blind = Seen(absent=f"no foreign load: {STAT} does not count on this system")
         return lambda: blind
     return _Cpu()
+
+
+def told(seen: Sequence[Seen | None]) -> list[Seen]:
+    """Return what was seen in each turn, where one that was too short to tell has what is told with a later one."""
+    found: list[Seen] = []
+    later = Seen(absent="no foreign load: the turns were too short to tell")
+    for item in reversed(seen):
+        later = item or later
+        found.append(later)
+    return found[::-1]
 
 
 def disturbed(seen: Sequence[Seen]) -> list[bool]:
@@ -147,11 +157,11 @@ class _Cpu:
     def _now(self) -> tuple[float, float, float]:
         return time.perf_counter(), _busy_s() or 0.0, time.process_time()
 
-    def __call__(self) -> Seen:
+    def __call__(self) -> Seen | None:
         now = self._now()
         wall, busy, own = (b - a for a, b in zip(self._last, now, strict=True))
         if wall < TICKS * self._tick:
-            return Seen()
+            return None
         self._last = now
         return Seen(foreign_load=max(0.0, busy - own - self._tick) / wall)
 

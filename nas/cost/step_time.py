@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from nas.cost._base import COSTS, Cost, Measurement, Step
-from nas.cost._conditions import Conditions, Seen, Watch, conditions, disturbed
+from nas.cost._conditions import Conditions, Seen, Watch, conditions, disturbed, told
 from nas.cost._conditions import watch as watch_of
 
 
@@ -50,7 +50,7 @@ class Protocol:
 
 
 SEARCH = Protocol(
-    warmup_steps=1, settle=0.0, min_blocks=5, max_blocks=200, at_cap=3, block_s=0.0, target=0.02, cap_s=2.0
+    warmup_steps=1, settle=0.0, min_blocks=3, max_blocks=200, at_cap=3, block_s=0.02, target=0.02, cap_s=2.0
 )
 FULL = Protocol(
     warmup_steps=5, settle=0.02, min_blocks=9, max_blocks=30, at_cap=9, block_s=0.05, target=0.005, cap_s=8.0
@@ -127,19 +127,19 @@ def samples(
         error: The relative standard error of what is wanted; that of all medians together unless given.
     """
     for step in steps:
-        for _ in range(protocol.warmup_steps):
+        for _ in range(protocol.warmup_steps - 1):
             step()
-    repeats = [_repeats(step, device, protocol.block_s) for step in steps]
+    repeats = [_repeats(step, device, protocol) for step in steps]
     if protocol.settle:
         _settle(steps[0], repeats[0], device, protocol)
     turns: list[list[list[float]]] = []
-    seen: list[Seen] = []
+    seen: list[Seen | None] = []
     start = time.perf_counter()
     look = watch or watch_of(device)
     while True:
         turns.append([block(step, count, device) for step, count in zip(steps, repeats, strict=True)])
         seen.append(look())
-        bad = disturbed(seen)
+        bad = disturbed(told(seen))
         # A machine that is always busy is not waited for: its turns are as good as it gets.
         least = protocol.min_blocks
         rejected = sum(bad) if sum(bad) < least or len(bad) - sum(bad) >= least else 0
@@ -154,7 +154,7 @@ def samples(
     return Samples(
         tuple([value for turn in kept for value in turn[index]] for index in range(len(steps))),
         tuple(len(kept) * count for count in repeats),
-        conditions(seen, rejected=rejected, kept=sum(bad) - rejected),
+        conditions(told(seen), rejected=rejected, kept=sum(bad) - rejected),
     )
 
 
@@ -221,11 +221,18 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _repeats(step: Step, device: torch.device, block_s: float) -> int:
-    if not block_s:
-        return 1
-    once = elapsed(step, 1, device)
-    return max(1, math.ceil(block_s * 1e3 / once)) if once > 0 else 1
+COLD = 10
+"""A first step, which plans and allocates, may take so many times as long as the next: one shorter than so many blocks says
+nothing of how many steps make a block."""
+
+
+def _repeats(step: Step, device: torch.device, protocol: Protocol) -> int:
+    """Do the last step of the warm-up, and return how many steps make a block."""
+    block_ms = protocol.block_s * 1e3
+    once = elapsed(step, 1, device) if protocol.warmup_steps else 0.0
+    if block_ms and once < COLD * block_ms:
+        once = elapsed(step, 1, device)
+    return max(1, math.ceil(block_ms / once)) if block_ms and once > 0 else 1
 
 
 def _settle(step: Step, count: int, device: torch.device, protocol: Protocol) -> None:

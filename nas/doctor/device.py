@@ -11,6 +11,7 @@ from typing import Any
 
 from nas.doctor._check import Check, Level
 from nas.errors import DeviceError
+from nas.host import cpu_quota, memory_available
 
 CUDA_TORCH = (
     "Install a CUDA build: pip install --force-reinstall torch (on Linux the package index has one; other CUDA versions: "
@@ -115,36 +116,6 @@ def cores() -> Iterator[Check]:
     yield Check("device", "cores", "warning" if advice else "ok", found, " ".join(advice), values)
 
 
-def cpu_quota(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Return the cores that the control group of this process may use, or None without a quota.
-
-    Version 2 keeps `cpu.max` in every group from the own one up to the root, and the smallest holds; version 1 keeps
-    two files. Source: the kernel's Documentation/admin-guide/cgroup-v2.rst, section CPU.
-    """
-    lines = [line.split(":", 2) for line in own.read_text().splitlines()] if own.is_file() else []
-    quotas = []
-    for number, controllers, group in (line for line in lines if len(line) == 3):
-        if number == "0":
-            place = cgroups / group.lstrip("/")
-            chain = [place, *(parent for parent in place.parents if parent.is_relative_to(cgroups))]
-            pairs = [_words(folder / "cpu.max") for folder in chain]
-        elif "cpu" in controllers.split(","):
-            base = cgroups / "cpu"
-            folders = (base / group.lstrip("/"), base)
-            pairs = [_words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us") for folder in folders]
-        else:
-            continue
-        quotas += [int(pair[0]) / int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] not in ("max", "-1")]
-    return min(quotas, default=None)
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
-
-
 def memory() -> Iterator[Check]:
     """Yield the main memory that is available."""
     available = memory_available()
@@ -153,20 +124,6 @@ def memory() -> Iterator[Check]:
         "Little for a search: the packed images and torch share it. End other programs." if level == "warning" else ""
     )
     yield Check("device", "memory", level, f"{available / 2**30:.1f} GiB available", advice, {"bytes": available})
-
-
-def memory_available(source: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes of main memory that programs can still have, in this machine and this container.
-
-    Raises:
-        OSError: the kernel does not say.
-    """
-    lines = dict(line.split(":", 1) for line in source.read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    most, used = _words(group / "memory.max"), _words(group / "memory.current")
-    if most and used and most[0] != "max":
-        free = min(free, int(most[0]) - int(used[0]))
-    return free
 
 
 class _HeldError(Exception):

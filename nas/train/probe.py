@@ -2,8 +2,8 @@
 
 Measured once on a machine, in about ten seconds, with the training step of a small network: nothing of it is assumed, for it
 differs from one CPU to the next (bfloat16 pays where the CPU has matrix units for it and costs where it has none). The
-answer is kept in the cache folder and depends on the CPU, its usable cores and the version of torch; `nas doctor --probe`
-measures anew. A run's manifest says what it was trained with, and a resumed run keeps that.
+answer is kept in the cache folder; it holds for the CPU, the cores and memory that may be used, and the version of torch. A run's
+manifest says what it was trained with, and a resumed run keeps that.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -23,14 +25,22 @@ from typing import IO, Any
 import torch
 
 from nas.data._store import cache_folder
-from nas.devices import describe_device, keep_freed_memory
+from nas.devices import describe_device
 from nas.errors import DeviceError
+from nas.host import keep_freed_memory, memory_available, usable_cores
+from nas.lane import lane
 from nas.runs import write_json
 from nas.train.recipes import AUTO, RECIPES, Recipe
+
+WORKERS = "cpu:auto"
+"""The devices that mean as many workers on the CPU as pay."""
 
 ROUNDS = 3
 SECONDS = 0.6
 """Of one window. Three rounds of five windows, and the start of the processes, make about ten seconds."""
+
+LIMIT_S = 120.0
+"""After so many seconds the measurement is given up."""
 
 GAIN = 1.1
 """What is unusual has to be faster by this to be chosen, so that noise chooses nothing."""
@@ -38,6 +48,8 @@ GAIN = 1.1
 MOST_WORKERS = 8
 MEMORY_MIB = 1500
 """What a worker may need; a machine with little memory gets fewer."""
+
+USUAL = "float32 channels_last"
 
 
 @dataclass(frozen=True)
@@ -58,67 +70,102 @@ class Probe:
 
     def sentence(self) -> str:
         """Say what was chosen, and against what."""
-        usual = self.rates[_name(1, self.workers * self.threads)]
-        gain = self.rates[_name(self.workers, self.threads)] / usual
-        many = f"{self.workers} workers of {self.threads} thread{'s' * (self.threads > 1)}"
-        chosen = f"{many} train {gain:.2f} times as many images as one" if self.workers > 1 else "one worker is best"
-        return f"CPU: {chosen}; {self.precision}, {self.layout.replace('_', ' ')} (measured on this machine)."
+        usual = next((rate for name, rate in self.rates.items() if name.startswith("1x")), None)
+        gain = (
+            f" train {self.rates[_name(self.workers, self.threads)] / usual:.2f} times as many images as one"
+            if usual
+            else ""
+        )
+        many = f"{self.workers} workers of {self.threads} thread{'s' * (self.threads > 1)}{gain}"
+        return (
+            f"CPU: {many if self.workers > 1 else 'one worker is best'}; {self.precision}, {self.layout.replace('_', ' ')} "
+            "(measured on this machine)."
+        )
+
+
+DEFAULT = Probe(1, 1, "channels_last", "float32", {})
+"""What is taken where nothing can be measured."""
 
 
 def settled(recipe: Recipe, probe: Probe) -> Recipe:
-    """Return the recipe with what it leaves open decided by a probe."""
+    """Return the recipe with what it leaves open decided by a probe; what is usual on a CPU is left open as it was."""
     return replace(
         recipe,
-        precision=probe.precision if recipe.precision == AUTO else recipe.precision,
-        layout=probe.layout if recipe.layout == AUTO else recipe.layout,
+        precision=probe.precision if recipe.precision == AUTO and probe.precision != "float32" else recipe.precision,
+        layout=probe.layout if recipe.layout == AUTO and probe.layout != "channels_last" else recipe.layout,
     )
 
 
-def probed(say: Callable[[str], None] = lambda sentence: None, *, anew: bool = False) -> Probe:
+def probed(
+    say: Callable[[str], None] = lambda sentence: None,
+    waiting: Callable[[], None] | None = None,
+    *,
+    anew: bool = False,
+) -> Probe:
     """Return what pays on this CPU: what the cache folder has of it, or what is measured now and kept there.
 
+    Measured with the CPU's lane alone: neither does it disturb the timings of other runs, nor their trainings it.
+
     Args:
-        say: Called before ten seconds of work. anew: Measure also where something is kept.
+        say: Called before ten seconds of work. waiting: Called when another run holds the lane.
+        anew: Measure also where something is kept.
 
     Raises:
-        DeviceError: a process of the measurement fails.
+        DeviceError: it cannot be measured.
     """
-    path = file()
-    if not anew and path.is_file():
-        return Probe(**json.loads(path.read_text(encoding="utf-8")))
-    say("Trying for ten seconds what pays on this CPU: processes, threads, layout, precision. It is kept.")
-    found = chosen(measured())
+    found = None if anew else _kept()
+    if found is not None:
+        return found
+    with lane("cpu", alone=True, waiting=waiting):
+        if not anew and (found := _kept()) is not None:  # another run has measured meanwhile
+            return found
+        say(f"Trying for ten seconds what pays on this CPU: processes, threads, layout, precision. Kept in {file()}.")
+        found = chosen(measured())
     save(found)
     return found
 
 
-def devices(say: Callable[[str], None]) -> str:
-    """Return the devices that `auto` means to a command: CUDA where there is one, else the CPU with the workers that pay.
-
-    Args:
-        say: Called before ten seconds of work.
-    """
-    if torch.cuda.is_available():
-        return AUTO
-    workers = probed(say).workers
-    return f"cpu:{workers}" if workers > 1 else "cpu"
+def _kept() -> Probe | None:
+    """Return what is kept of this machine, or None where that is nothing or is damaged (it is then measured again)."""
+    try:
+        return Probe(**json.loads(file().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def save(probe: Probe) -> None:
-    """Keep a probe for this machine."""
-    file().parent.mkdir(parents=True, exist_ok=True)
+    """Keep a probe for this machine.
+
+    Raises:
+        RunError, DeviceError: the cache folder cannot be written.
+    """
+    try:
+        file().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(
+            f"{file().parent}: cannot be made ({error.strerror}), and what pays on this CPU is to be kept there. Set NAS_CACHE to "
+            "another folder."
+        ) from None
     write_json(file(), asdict(probe))
 
 
 def file() -> Path:
     """Return where the probe of this machine is kept."""
-    facts = describe_device(torch.device("cpu"), threads=1) | {"usable": usable_cores(), "torch": torch.__version__}
+    facts = describe_device(torch.device("cpu"), threads=1)
+    facts |= {"usable": usable_cores(), "torch": torch.__version__, "tried": splits(_threads(), _memory_mib())}
     return cache_folder().parent / f"probe-{sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}.json"
 
 
-def usable_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _threads() -> int:
+    """Return the threads that all workers have together, as a search divides them."""
+    return min(torch.get_num_threads(), usable_cores())
+
+
+def _memory_mib() -> float:
+    try:
+        return memory_available() / 2**20
+    except (OSError, KeyError):  # no Linux: nobody says
+        return float("inf")
 
 
 def splits(cores: int, memory_mib: float) -> list[tuple[int, int]]:
@@ -133,8 +180,7 @@ def chosen(rates: Mapping[str, Mapping[str, float]]) -> Probe:
     Args:
         rates: `ways`: of one process of one thread by `precision layout`. `splits`: of all processes by `workers x threads`.
     """
-    usual = "float32 channels_last"
-    way = max(rates["ways"], key=lambda name: rates["ways"][name] / (1.0 if name == usual else GAIN))
+    way = max(rates["ways"], key=lambda name: rates["ways"][name] / (1.0 if name == USUAL else GAIN))
     first = next(iter(rates["splits"]))
     split = max(rates["splits"], key=lambda name: rates["splits"][name] / (1.0 if name == first else GAIN))
     precision, layout = way.split()
@@ -143,13 +189,16 @@ def chosen(rates: Mapping[str, Mapping[str, float]]) -> Probe:
 
 
 def measured() -> dict[str, dict[str, float]]:
-    """Measure the ways in one process and the splits in several, in turns, and return the medians of their rates."""
+    """Measure the ways in one process and the splits in several, in turns, and return the medians of their rates.
+
+    Raises:
+        DeviceError: a process ends, or there is no end.
+    """
     ways = [("float32", "channels_last"), ("float32", "contiguous"), ("bfloat16", "channels_last")]
-    tried = splits(usable_cores(), _free_memory_mib())
+    tried = splits(_threads(), _memory_mib())
     found: dict[str, dict[str, list[float]]] = {"ways": {}, "splits": {}}
     with ExitStack() as stack:
-        most = max(workers for workers, _ in tried)
-        processes = [stack.enter_context(_process()) for _ in range(most)]
+        processes = [stack.enter_context(_process()) for _ in range(max(workers for workers, _ in tried))]
         for number in range(ROUNDS + 1):
             for precision, layout in ways:
                 (rate,) = _together(processes[:1], {"precision": precision, "layout": layout, "threads": 1})
@@ -167,44 +216,47 @@ def _name(workers: int, threads: int) -> str:
     return f"{workers}x{threads}"
 
 
-def _free_memory_mib() -> float:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return float("inf")
+COMMAND = (sys.executable, "-P", "-m", "nas.train.probe")
 
 
-def _process() -> subprocess.Popen[str]:
+@contextmanager
+def _process() -> Iterator[subprocess.Popen[str]]:
+    """Start a process that measures, and end it; one that hangs is ended, which its reader takes for a failure."""
     # Not multiprocessing: its spawned processes import the caller's script, which need not be made for that.
-    return subprocess.Popen(
-        [sys.executable, "-m", "nas.train.probe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    process = subprocess.Popen(
+        COMMAND,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
+    deadline = threading.Timer(LIMIT_S, process.kill)
+    deadline.start()
+    try:
+        yield process
+    finally:
+        deadline.cancel()
+        process.kill()
+        process.communicate()
 
 
 def _together(processes: Sequence[subprocess.Popen[str]], task: Mapping[str, Any]) -> list[float]:
     """Have some processes work for a window at the same time, and return the rate of each."""
-    for process in processes:
-        assert process.stdin is not None
-        _ = process.stdin.write(json.dumps({**task, "seconds": SECONDS}) + "\n")
-        process.stdin.flush()
-    rates = []
-    for process in processes:
-        assert process.stdout is not None
-        answer = process.stdout.readline()
-        if not answer:
-            raise DeviceError(
-                "CPU probe: its process ended before it had measured (the lines above say why). Free memory, or name the "
-                "workers yourself: --devices cpu."
-            )
-        rates.append(float(answer))
-    return rates
+    try:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps({**task, "seconds": SECONDS}) + "\n")
+            process.stdin.flush()
+        return [float(process.stdout.readline()) for process in processes if process.stdout is not None]
+    except (OSError, ValueError):
+        raise DeviceError(
+            "What pays on this CPU cannot be measured: its process ended before it had an answer (the lines above say why). Free "
+            "memory, and start again."
+        ) from None
 
 
 def serve(questions: IO[str], answers: IO[str]) -> None:
     """Answer each line, a task in JSON, with the training images per second of a window."""
-    import time
-
     from nas import catalog
     from nas.train import loop
 

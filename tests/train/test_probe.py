@@ -153,7 +153,7 @@ def test_a_process_of_the_probe_answers_each_task_with_a_rate() -> None:
 
 _FAULTS = """
 import resource, sys, torch
-from nas.devices import keep_freed_memory
+from nas.host import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     print("absent")
     sys.exit()
