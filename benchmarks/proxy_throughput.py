@@ -1,23 +1,25 @@
 """How many proxies an hour: ours against what people use today, all in one run.
 
 Arms: `plain`, the Optuna objective of `benchmarks.plain` with 0 or as many DataLoader processes as there are cores;
-`plain_channels_last`, the same in that layout; `resident`, the expert's; `ray`, Ray Tune running the plain objective with all
-cores for one trial or one core for each of as many trials; `nas`, this package's evaluator in one process per core (on
-CUDA one process, with CUDA graphs), timing, counting and resizing included. `nas_one` has all cores in one process, `nas_eager`
-has no graphs.
+`plain_channels_last`, the same in that layout; `resident`, the expert's; both also `_packed`, one training for each core at a
+time; `ray`, Ray Tune running the plain objective, one trial at a time with all cores or one for each core; `nas`, our phases
+as a worker of a search runs them (on a CPU in as many processes as the probe says, on CUDA one process with CUDA graphs),
+counting, timing, resizing and checkpoints included. `nas_one` has all cores in one process, `nas_eager` no graphs.
 
 Each round draws one network and gives it to every arm in an order drawn anew. Nothing is trained to the end: of each image
-size an arm trains two short windows of steps, and the line through them gives its fixed cost and its seconds per step, with
-which the recipe's own number of steps is counted. Scoring, building and timing are done in full. Seconds per proxy are
+size an arm does a window of steps in a row; its second part gives the seconds per step, with which the recipe's own number of
+steps is counted, and all else (building, first steps, scoring, checkpoints) is taken as it was. Seconds per proxy are
 
-    nas      timing + (building + steps + scoring) / processes        timing has the device to itself
-    others   (start + building + steps + scoring) / trials at a time
+    nas      timing + (building + steps + scoring + checkpoints) / processes        timing has the device to itself
+    others   (start + building + steps + scoring) / trainings at a time
 
-Ratios are taken round by round and given as a median with its bootstrap interval over the rounds. The column
-`with stopping` counts what a search with `--pruner halving` trains: the first phase of all, the rest of the share that goes on.
+Ray's cost of a trial is the difference of two experiments of different length, so what an experiment costs once is not
+charged. Asking and telling the study is in no arm (`benchmarks.overhead` has it). Ratios are taken round by round and given as a
+median with its bootstrap interval over the rounds. With stopping, all networks do the first phase and a share the rest:
+what went on in the replay of `results/published/stopping.json` under `--pruner halving`, audits included.
 
     python -m benchmarks.proxy_throughput
-    python -m benchmarks.proxy_throughput --arms nas plain --resolution 64 --device cuda
+    python -m benchmarks.proxy_throughput --arms nas plain --resolution 64 --device cuda --windows 10 50
 
 Writes `proxy_throughput.json` (of another resolution `proxy_throughput-64.json`) under the results folder of the device,
 anew after each round, and goes on there when it is started again.
@@ -32,8 +34,10 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,12 +53,17 @@ from nas import catalog
 from nas.cost import count
 from nas.data import Dataset, load
 from nas.devices import pick_device
-from nas.evaluate import Setup
+from nas.engine import Job, checkpoints
+from nas.engine._worker import Worker
+from nas.evaluate import Evaluator, PhaseResult, Setup
+from nas.host import usable_cores
 from nas.search.config import SearchConfig
 from nas.search.session import setup_of
 from nas.spec import ArchSpec
+from nas.train import loop
 from nas.train.loop import phase_steps
 from nas.train.preflight import step_mode
+from nas.train.probe import probed, settled
 from nas.train.recipes import Recipe, load_recipe
 from nas.train.schedule import Progressive, phases
 
@@ -68,24 +77,13 @@ class Task:
 
     Args:
         setup: Of our evaluator; its recipe is ours. plain_recipe: The recipe at one image size.
-        windows: Steps of the short and the long window. device: Where.
+        window: Steps of its first part and of the whole, in tens. device: Where.
     """
 
     setup: Setup
     plain_recipe: Recipe
-    windows: tuple[int, int]
+    window: tuple[int, int]
     device: str
-
-    def steps(self, images: int) -> list[int]:
-        """Return the steps of each phase of our recipe."""
-        recipe = self.setup.recipe
-        return [phase_steps(images, recipe, phase) for phase in phases(recipe.progressive, 32, recipe.epochs)]
-
-
-def line(first: tuple[int, float], second: tuple[int, float]) -> tuple[float, float]:
-    """Return intercept and slope of the line through two windows (steps, seconds)."""
-    slope = (second[1] - first[1]) / (second[0] - first[0])
-    return first[1] - slope * first[0], slope
 
 
 # --- processes that serve an arm ---------------------------------------------------------------------------
@@ -100,47 +98,95 @@ def serve_plain(pipe: Connection, task: Task, threads: int) -> None:
 
 
 def plain_parts(spec: ArchSpec, data: Dataset, task: Task, device: torch.device, way: Way) -> Parts:
-    """Build a network, train a short and a long window, score it, and count the whole."""
+    """Build a network, train a window, score it, and count the whole."""
     began = time.perf_counter()
     training = PlainTraining(spec, data, task.plain_recipe, device, way, seed=0)
-    short, long = task.windows
-    seconds = []
-    for upto in (short, long):
+    marks = []
+    for upto in task.window:
         while training.done < upto:
             training.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    fixed, step = line((short, seconds[0]), (long, seconds[1]))
-    scoring = time.perf_counter()
+        marks.append(time.perf_counter())
     training.score()
-    scoring = time.perf_counter() - scoring
-    return {"fixed": fixed, "step": step, "scoring": scoring, "proxy": fixed + training.steps * step + scoring}
+    return counted(marks, task.window, time.perf_counter() - began, training.steps)
+
+
+def counted(marks: Sequence[float], window: tuple[int, int], seconds: float, steps: int) -> Parts:
+    """Return what a training costs, from one whose window was its only steps.
+
+    Args:
+        marks: When the two parts of the window ended. window: Steps done by then.
+        seconds: That the whole took. steps: That the recipe has.
+    """
+    step = (marks[1] - marks[0]) / (window[1] - window[0])
+    rest = seconds - window[1] * step
+    return {"rest": rest, "step": step, "proxy": rest + steps * step}
+
+
+class Windows:
+    """What a worker runs phases with: the evaluator, but for training phases that end after the window."""
+
+    def __init__(self, evaluator: Evaluator, window: tuple[int, int]) -> None:
+        self.evaluator, self.window = evaluator, window
+        self.images = len(evaluator.data.train_labels)
+        self.marks: list[float] = []
+
+    def run_phase(self, spec: ArchSpec, phase: int, state: Any, *, seed: int, protocol: Any = None) -> PhaseResult:
+        """Run a phase as the evaluator does, and note when the parts of the window ended."""
+        evaluator = self.evaluator
+        if phase == 0:
+            return evaluator.run_phase(spec, phase, state, seed=seed, protocol=protocol)
+        recipe = evaluator.recipe
+        resolution = spec.resolved().resolution
+        short = phases(recipe.progressive, resolution, recipe.epochs)[phase - 1]
+        short = replace(short, epochs=self.window[1] * recipe.batch_size / self.images)
+        self.marks = []
+        with evaluator.at_work() as held:
+
+            def between() -> None:
+                held.wanted()
+                if evaluator.device.type == "cuda":
+                    torch.cuda.synchronize(evaluator.device)
+                self.marks.append(time.perf_counter())
+
+            state = state or loop.start(spec, recipe, evaluator.device, seed)
+            training = loop.train_phase(state, evaluator.data, recipe, short, between, evaluator._graphs)
+        return PhaseResult(phase, "ok", 0.0, training=training, state=state)
+
+    def snapshot(self, state: Any) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return self.evaluator.snapshot(state)
+
+    def at_work(self) -> AbstractContextManager[Any]:
+        """Share the lane."""
+        return self.evaluator.at_work()
 
 
 def serve_nas(pipe: Connection, task: Task, threads: int) -> None:
-    """Run phases of our evaluator on request: (spec, phase, steps, state is kept) -> seconds of the phase."""
+    """Run phases as a worker of a search on request: (spec, phase) -> parts."""
     torch.set_num_threads(threads)
-    evaluator = task.setup.evaluator(pick_device(task.device))
+    runner = Windows(task.setup.evaluator(pick_device(task.device)), task.window)
     recipe = task.setup.recipe
-    images = len(evaluator.data.train_labels)
 
-    def run(spec: ArchSpec, phase: int, steps: int) -> Parts:
-        evaluator.recipe = replace(
-            recipe, epochs=steps * recipe.batch_size * recipe.progressive.phases / images if steps else recipe.epochs
-        )
-        began = time.perf_counter()
-        result = evaluator.run_phase(spec, phase, states.get(phase - 1), seed=0)
-        assert result.outcome == "ok", result.reason
-        states[phase] = result.state
-        return {
-            "seconds": time.perf_counter() - began,
-            "scoring": result.training.val_seconds if result.training else 0.0,
-            "images": images,
-        }
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker(runner, Path(folder))
 
-    states: dict[int, Any] = {}
-    _answers(pipe, run)
+        def run(spec: ArchSpec, phase: int) -> Parts:
+            began = time.perf_counter()
+            result = worker.run(Job(spec, phase, 0))
+            seconds = time.perf_counter() - began
+            assert result.outcome in ("ok", "infeasible"), result.reason
+            if phase == 0:
+                return {"proxy": seconds}
+            if phase == recipe.progressive.phases:
+                worker.drop(Job(spec, phase, 0).key)
+                checkpoints.keep_only(Path(folder), [], [0])
+            planned = phase_steps(runner.images, recipe, phases(recipe.progressive, 32, recipe.epochs)[phase - 1])
+            tens = (runner.marks[task.window[0] // 10 - 1], runner.marks[task.window[1] // 10 - 1])
+            return counted(tens, task.window, seconds, planned)
+
+        _answers(pipe, run)
 
 
 def _answers(pipe: Connection, answer: Callable[..., Parts]) -> None:
@@ -170,11 +216,11 @@ class Servers:
         for pipe in self._pipes:
             assert pipe.recv() == "ready"
 
-    def ask(self, *request: Any) -> list[Parts]:
-        """Give every process the request at the same time, and return all answers."""
-        for pipe in self._pipes:
+    def ask(self, *request: Any, only: int | None = None) -> list[Parts]:
+        """Give every process, or so many, the request at the same time, and return all answers."""
+        for pipe in self._pipes[:only]:
             pipe.send(request)
-        answers = [pipe.recv() for pipe in self._pipes]
+        answers = [pipe.recv() for pipe in self._pipes[:only]]
         for answer in answers:
             if isinstance(answer, str):
                 raise RuntimeError(answer)
@@ -190,87 +236,76 @@ class Servers:
 
 
 def nas_parts(servers: Servers, spec: ArchSpec, task: Task, processes: int, share: float) -> Parts:
-    """Time one network, then train it in every process at the same time, a short and a long window of each phase."""
-    timing = statistics.fmean(answer["seconds"] for answer in _one_by_one(servers, spec))
-    fixed, steps_s, scoring, first = 0.0, 0.0, 0.0, 0.0
-    step = []
-    short, long = task.windows
-    for number in range(1, task.setup.recipe.progressive.phases + 1):
-        pair = [servers.ask(spec, number, steps) for steps in (short, long)]
-        mean = [statistics.fmean(item["seconds"] - item["scoring"] for item in answers) for answers in pair]
-        begin, each = line((short, mean[0]), (long, mean[1]))
-        planned = task.steps(int(pair[0][0]["images"]))[number - 1]
-        scored = statistics.fmean(item["scoring"] for answers in pair for item in answers)
-        fixed, steps_s, scoring = fixed + begin, steps_s + each * planned, scoring + scored
-        step.append(each)
-        first = first or begin + each * planned + scored
-    whole = fixed + steps_s + scoring
-    stopped = timing + (first + (whole - first) * share) / processes
+    """Time one network in one process, then train it in every process at the same time."""
+    timing = servers.ask(spec, 0, only=1)[0]["proxy"]
+    found = [_mean(servers.ask(spec, number)) for number in range(1, task.setup.recipe.progressive.phases + 1)]
+    whole, first = sum(item["proxy"] for item in found), found[0]["proxy"]
     return {
         "timing": timing,
-        "fixed": fixed,
-        "step": step,
-        "scoring": scoring,
+        "rest": sum(item["rest"] for item in found),
+        "step": [item["step"] for item in found],
         "proxy": timing + whole / processes,
-        "proxy_with_stopping": stopped,
+        "proxy_with_stopping": timing + (first + (whole - first) * share) / processes,
     }
 
 
-def _one_by_one(servers: Servers, spec: ArchSpec) -> list[Parts]:
-    """Time the network in one process; the lane would make the others wait."""
-    pipe = servers._pipes[0]
-    pipe.send((spec, 0, 0))
-    answer = pipe.recv()
-    if isinstance(answer, str):
-        raise RuntimeError(answer)
-    return [answer]
+def _mean(answers: list[Parts]) -> Parts:
+    return {name: statistics.fmean(answer[name] for answer in answers) for name in answers[0]}
 
 
-def ray_parts(spec: ArchSpec, task: Task, trials: int, at_once: int, cores: int) -> Parts:
-    """Run trials under Ray Tune, each one window of the plain training, and count the whole from what it cost."""
+def packed_parts(servers: Servers, spec: ArchSpec, way: Way, processes: int) -> Parts:
+    """Train a network plainly in every process at the same time."""
+    found = _mean(servers.ask(spec, way))
+    return found | {"proxy": found["proxy"] / processes}
+
+
+def ray_parts(spec: ArchSpec, task: Task, at_once: int, cores: int) -> Parts:
+    """Run two experiments under Ray Tune whose trials are windows of the plain training, and count a trial more of it."""
+    few, many = at_once, 2 * at_once
+    walls, rows = zip(*(_experiment(spec, task, trials, at_once, cores) for trials in (few, many)), strict=True)
+    seen = _mean([row for part in rows for row in part])
+    trial = (walls[1] - walls[0]) / (many - few) * at_once
+    inside = seen["rest"] + task.window[1] * seen["step"]
+    return {
+        "start": trial - inside,
+        "rest": seen["rest"],
+        "step": seen["step"],
+        "proxy": (trial - inside + seen["proxy"]) / at_once,
+    }
+
+
+def _experiment(spec: ArchSpec, task: Task, trials: int, at_once: int, cores: int) -> tuple[float, list[Parts]]:
     import ray
     from ray import tune
+
+    ray.init(ignore_reinit_error=True, num_cpus=cores, include_dashboard=False, log_to_driver=False)
 
     def objective(config: dict[str, Any]) -> None:
         import torch as own_torch
 
         own_torch.set_num_threads(cores // at_once)
-        tune.report(plain_parts(spec, load_for_ray(task), task, pick_device(task.device), Way()))
+        tune.report(plain_parts(spec, _data(task), task, pick_device(task.device), Way()))
 
     gpus = 1 / at_once if task.device.startswith("cuda") else 0
     with tempfile.TemporaryDirectory() as where:
         began = time.perf_counter()
-        tuner = tune.Tuner(
+        results = tune.Tuner(
             tune.with_resources(objective, {"cpu": cores / at_once, "gpu": gpus}),
             param_space={"number": tune.grid_search(list(range(trials)))},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
-            run_config=ray.tune.RunConfig(storage_path=where, verbose=0),
-        )
-        results = tuner.fit()
+            run_config=tune.RunConfig(storage_path=where, verbose=0),
+        ).fit()
         wall = time.perf_counter() - began
     if results.errors:
         raise RuntimeError(str(results.errors[0]))
-    rows = [result.metrics for result in results]
-    inside = statistics.fmean(row["fixed"] + task.windows[1] * row["step"] + row["scoring"] for row in rows)
-    start = wall * at_once / trials - inside
-    proxy = statistics.fmean(row["proxy"] for row in rows)
-    return {
-        "start": start,
-        **{name: statistics.fmean(row[name] for row in rows) for name in ("fixed", "step", "scoring")},
-        "proxy": (start + proxy) / at_once,
-    }
-
-
-def load_for_ray(task: Task) -> Dataset:
-    """Load the images in a trial's own process, as a trainable does."""
-    return _data(task)
+    return wall, [{name: result.metrics[name] for name in ("rest", "step", "proxy")} for result in results]
 
 
 def arms_of(
-    task: Task, wanted: list[str], share: float, ray_trials: int
+    task: Task, wanted: list[str], share: float, workers: int
 ) -> tuple[dict[str, Callable[[ArchSpec], Parts]], list[Servers]]:
     """Return the arms by name, and the processes behind them."""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     cuda = task.device.startswith("cuda")
     found: dict[str, Callable[[ArchSpec], Parts]] = {}
     kept: list[Servers] = []
@@ -279,40 +314,41 @@ def arms_of(
         kept.append(Servers(target, own, number, threads))
         return kept[-1]
 
-    if any(name.startswith(("plain", "resident")) for name in wanted):
-        plain = serve(serve_plain, 1, cores)
-        ways = {
-            "plain": Way(),
-            "plain_loaders": Way(workers=cores),
-            "plain_channels_last": Way(channels_last=True),
-            "plain_channels_last_loaders": Way(channels_last=True, workers=cores),
-            "resident": Way(channels_last=True, resident=True),
+    ways = {
+        "plain": Way(),
+        "plain_loaders": Way(workers=cores),
+        "plain_channels_last": Way(channels_last=True),
+        "resident": Way(channels_last=True, resident=True),
+    }
+    if any(name in wanted for name in ways):
+        alone = serve(serve_plain, 1, cores)
+        found |= {name: partial(packed_parts, alone, way=way, processes=1) for name, way in ways.items()}
+    if any(f"{name}_packed" in wanted for name in ways):
+        several = serve(serve_plain, cores, 1)
+        found |= {
+            f"{name}_packed": partial(packed_parts, several, way=way, processes=cores) for name, way in ways.items()
         }
-        for name, way in ways.items():
-            if name in wanted:
-                found[name] = lambda spec, way=way: plain.ask(spec, way)[0]  # type: ignore[misc]
     if "nas" in wanted:
-        number = 1 if cuda else cores
-        ours = serve(serve_nas, number, max(1, cores // number))
-        found["nas"] = lambda spec: nas_parts(ours, spec, task, number, share)
+        ours = serve(serve_nas, workers, max(1, cores // workers))
+        found["nas"] = partial(nas_parts, ours, task=task, processes=workers, share=share)
     if "nas_one" in wanted and not cuda:
-        one = serve(serve_nas, 1, cores)
-        found["nas_one"] = lambda spec: nas_parts(one, spec, task, 1, share)
+        found["nas_one"] = partial(nas_parts, serve(serve_nas, 1, cores), task=task, processes=1, share=share)
     if "nas_eager" in wanted and cuda:
         eager = serve(serve_nas, 1, cores, replace(task, setup=replace(task.setup, steps="eager")))
-        found["nas_eager"] = lambda spec: nas_parts(eager, spec, task, 1, share)
-    for name, at_once in (("ray", 1), ("ray_packed", cores if not cuda else 4)):
-        if name in wanted:
-            found[name] = lambda spec, at_once=at_once: ray_parts(spec, task, ray_trials, at_once, cores)  # type: ignore[misc]
-    return found, kept
+        found["nas_eager"] = partial(nas_parts, eager, task=task, processes=1, share=share)
+    for name, at_once in (("ray", 1), ("ray_packed", 4 if cuda else cores)):
+        found[name] = partial(ray_parts, task=task, at_once=at_once, cores=cores)
+    return {name: arm for name, arm in found.items() if name in wanted}, kept
 
 
 ARMS = (
     "plain",
     "plain_loaders",
+    "plain_packed",
     "plain_channels_last",
-    "plain_channels_last_loaders",
+    "plain_channels_last_packed",
     "resident",
+    "resident_packed",
     "ray",
     "ray_packed",
     "nas_one",
@@ -322,8 +358,10 @@ ARMS = (
 
 RIVALS = {
     "plain": ("plain", "plain_loaders"),
-    "plain, channels_last": ("plain_channels_last", "plain_channels_last_loaders"),
+    "plain, channels_last": ("plain_channels_last",),
     "resident": ("resident",),
+    "plain, packed": ("plain_packed", "plain_channels_last_packed"),
+    "resident, packed": ("resident_packed",),
     "ray": ("ray", "ray_packed"),
     "nas, one process": ("nas_one",),
     "nas, no graphs": ("nas_eager",),
@@ -339,7 +377,7 @@ def summary(rounds: list[Mapping[str, Any]]) -> dict[str, Any]:
             "proxies_per_hour": median_interval([3600 / row["arms"][name]["proxy"] for row in rounds]),
             "seconds": {
                 part: median_interval([row["arms"][name][part] for row in rounds])
-                for part in ("timing", "start", "fixed", "scoring", "proxy", "proxy_with_stopping")
+                for part in ("timing", "start", "rest", "proxy", "proxy_with_stopping")
                 if part in rounds[0]["arms"][name]
             },
         }
@@ -370,10 +408,11 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, help="of the networks, in pixels; the space's unless given")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--windows", type=int, nargs=2, default=(4, 16), metavar=("SHORT", "LONG"), help="steps")
+    parser.add_argument(
+        "--windows", type=int, nargs=2, default=(10, 30), metavar=("FIRST", "ALL"), help="steps, in tens"
+    )
     parser.add_argument("--max-macs", type=float, default=8e6)
-    parser.add_argument("--share", type=float, default=0.35, help="of the networks that go on after the first phase")
-    parser.add_argument("--ray-trials", type=int, default=4, help="trials of a round")
+    parser.add_argument("--share", type=float, default=0.48, help="of the networks that go on after the first phase")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     options = parser.parse_args()
@@ -382,6 +421,10 @@ def main() -> None:
     absent = {name: "Ray is not installed (pip install 'ray[tune]')" for name in options.arms if name not in wanted}
     device = pick_device(options.device)
     space, recipe = catalog.load_space(options.space), load_recipe(options.recipe)
+    workers = 1
+    if device.type == "cpu":
+        probe = probed(print)
+        recipe, workers = settled(recipe, probe), probe.workers
     setup, data = setup_of(
         SearchConfig(space=options.space, data=options.data), space, recipe, lambda done, total: None
     )
@@ -400,7 +443,7 @@ def main() -> None:
     content = stored(path)
     rounds: list[dict[str, Any]] = content.get("rounds", []) if content.get("settings") == asked else []
     if len(rounds) < options.rounds:
-        arms, servers = arms_of(task, wanted, options.share, options.ray_trials)
+        arms, servers = arms_of(task, wanted, options.share, workers)
         try:
             for number, order in enumerate(shuffled(wanted, options.rounds)):
                 if number < len(rounds):
@@ -423,7 +466,15 @@ def main() -> None:
                 store(
                     path,
                     conditions(device)
-                    | {"settings": asked, "steps": steps, "doubt": doubt, "absent": absent, "rounds": rounds}
+                    | {
+                        "settings": asked,
+                        "steps": steps,
+                        "doubt": doubt,
+                        "processes": workers,
+                        "recipe": recipe.document(),
+                        "absent": absent,
+                        "rounds": rounds,
+                    }
                     | summary(rounds),
                 )
         finally:

@@ -143,8 +143,8 @@ def save(probe: Probe) -> None:
         file().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DeviceError(
-            f"{file().parent}: cannot be made ({error.strerror}), and what pays on this CPU is to be kept there. Set NAS_CACHE to "
-            "another folder."
+            f"{file().parent}: cannot be made ({error.strerror}), and what pays on this CPU is to be kept there. "
+            "Set NAS_CACHE to another folder."
         ) from None
     write_json(file(), asdict(probe))
 
