@@ -27,8 +27,12 @@ Lines = list[str]
 HEAD = """# Benchmarks
 
 Each benchmark has all of its arms in one run, in an order drawn anew for each round; ratios are taken round by round. A figure
-is the median over the rounds with its 95 % bootstrap interval. This page is written by `python -m benchmarks.readme` from the
-files under `results/published/benchmarks/`, which hold every round, the settings, the versions and the device.
+is the median over the rounds with its 95 % bootstrap interval in brackets. This page is written by `python -m benchmarks.readme` from the
+files under `results/published/benchmarks/`, which hold every round, the settings, the versions and the device. Of fewer than six
+rounds the range stands in place of an interval. Beside them: how well step times are predicted
+([block_table.json](../results/published/block_table.json)), what stopping early loses
+([stopping.json](../results/published/stopping.json)), what progressive learning saves
+([progressive.json](../results/published/progressive.json)). What needs a GPU is in `python -m benchmarks.gpu_check`.
 """
 
 TITLES = {
@@ -50,13 +54,13 @@ def table(columns: list[str], rows: list[list[str]]) -> Lines:
 
 def proxy_throughput(content: Content, others: Mapping[str, Content]) -> Lines:
     """Rates of all arms, ratios of ours to each, and what that does to the order of networks."""
-    fidelity = others.get("fidelity", {}).get("arms", {})
-    known = (
-        {"nas": "nas", "nas_one": "nas"} | dict.fromkeys(content["arms"], "plain") | {"nas": "nas", "nas_one": "nas"}
-    )
+    truth = others.get("fidelity", {})
+    same = all(truth.get("settings", {}).get(key) == content["settings"].get(key) for key in ("space", "data", "recipe"))
+    # A network's own size is that of its space in the one and may be another in the other.
+    known = truth["arms"] if same and content["settings"].get("resolution") == "None" else {}
     rows = []
     for name, arm in content["arms"].items():
-        order = fidelity.get(known[name], {}).get("tau")
+        order = known.get("nas" if name.startswith("nas") else "plain", {}).get("tau")
         ratio = next(
             (
                 shown(item)
@@ -71,12 +75,10 @@ def proxy_throughput(content: Content, others: Mapping[str, Content]) -> Lines:
     lines = table(["arm", "proxies an hour", "nas is quicker by", "Kendall tau to the long training"], rows)
     stopped = {rival: item for rival, item in content["nas_over"].items() if "stopping" in rival}
     if stopped:
-        best = ", ".join(f"{shown(item)} times {rival.split(', with')[0]}" for rival, item in stopped.items())
+        best = "; ".join(f"{shown(item)} times {rival.removesuffix(', with stopping')}" for rival, item in stopped.items())
         share = content["settings"]["share"]
-        lines += [
-            f"With stopping (a share of {share} goes on after the first phase; counted from the parts): {best}.",
-            "",
-        ]
+        lines += [f"With stopping (a share of {share} goes on after the first phase; counted from the parts): {best}.", ""]
+    lines += [f"`nas` had {content['processes']} processes.", ""]
     lines += [f"Left out: {name}: {why}." for name, why in content.get("absent", {}).items()]
     return lines
 
@@ -229,8 +231,10 @@ WRITERS: dict[str, Callable[[Content, Mapping[str, Content]], Lines]] = {
 def page(kept: Path) -> str:
     """Return the page that the kept figures make."""
     lines = [HEAD]
-    for folder in sorted(path for path in kept.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in kept.glob("*") if path.is_dir()):
         contents = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+        if not contents:
+            continue
         first = next(iter(contents.values()))
         lines += [f"## {_device(first.get('conditions', first)['device'])}", ""]
         for kind, title in TITLES.items():
@@ -279,7 +283,7 @@ def main() -> None:
                 write_json(target / path.name, _placeless(content))
     written = page(KEPT)
     if options.check:
-        if PAGE.read_text(encoding="utf-8") != written:
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != written:
             sys.exit(f"{PAGE.name}: not what the figures say; run python -m benchmarks.readme")
         return
     PAGE.write_text(written, encoding="utf-8")

@@ -126,10 +126,11 @@ def samples(
         watch: What sees disturbances; that of the device unless given.
         error: The relative standard error of what is wanted; that of all medians together unless given.
     """
+    repeats = []
     for step in steps:
         for _ in range(protocol.warmup_steps - 1):
             step()
-    repeats = [_repeats(step, device, protocol) for step in steps]
+        repeats.append(_repeats(step, device, protocol))
     if protocol.settle:
         _settle(steps[0], repeats[0], device, protocol)
     turns: list[list[list[float]]] = []

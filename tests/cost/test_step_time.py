@@ -127,7 +127,7 @@ def test_an_error_of_the_step_is_not_swallowed(clock: Clock) -> None:
 
 def test_the_cost_uses_the_protocol_of_the_search(clock: Clock) -> None:
     found = step_time.step_time(clock.step("a", itertools.repeat(10.0)), CPU)
-    assert found.n == SEARCH.min_blocks
+    assert found.n == SEARCH.min_blocks * 2  # steps of 10 ms in blocks of 20
     assert FULL.min_blocks >= 9  # design: at least nine blocks for published figures
     assert FULL.settle > 0
 

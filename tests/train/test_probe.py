@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from nas.data import Dataset
-from nas.errors import UsageError
+from nas.errors import DeviceError, UsageError
+from nas.search import session
+from nas.search.config import SearchConfig
 from nas.spec import ArchSpec
 from nas.train import loop, probe
 from nas.train.probe import Probe, chosen, probed, settled, splits
@@ -72,26 +74,63 @@ def test_what_is_kept_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.
     first = probed(said.append)
     assert probed(said.append) == first and len(asked) == len(said) == 1
     assert probed(anew=True) == first and len(asked) == 2
-    # Another number of usable cores is another machine.
+    # Another quota of cores is another machine.
     monkeypatch.setattr(probe, "usable_cores", lambda: 77)
     probed()
     assert len(asked) == 3
 
 
-def test_devices_of_auto_are_the_workers_that_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"workers": 1}'])
+def test_what_is_kept_and_damaged_is_measured_again(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NAS_CACHE", str(tmp_path))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for workers, name in ((1, "cpu"), (3, "cpu:3")):
-        probe.save(Probe(workers, 1, "channels_last", "float32", {}))
-        assert probe.devices(print) == name
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert probe.devices(print) == "auto"
+    monkeypatch.setattr(probe, "measured", lambda: {"ways": WAYS, "splits": {"1x2": 100.0}})
+    probe.file().write_text(content)
+    assert probed().rates["1x2"] == 100.0
+    assert Probe(**json.loads(probe.file().read_text())) == probed()
+
+
+def test_a_process_that_dies_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "COMMAND", (sys.executable, "-c", "pass"))
+    with pytest.raises(DeviceError, match=r"What pays on this CPU cannot be measured: its process ended"):
+        probe.measured()
+
+
+def test_a_process_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "COMMAND", (sys.executable, "-c", "import time; time.sleep(600)"))
+    monkeypatch.setattr(probe, "LIMIT_S", 0.3)
+    with pytest.raises(DeviceError, match="cannot be measured"):
+        probe.measured()
+
+
+def test_a_search_goes_on_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*_: object) -> Probe:
+        raise DeviceError("What pays on this CPU cannot be measured.")
+
+    monkeypatch.setattr(session, "probed", fails)
+    said: list[str] = []
+    watcher = session.Watcher()
+    monkeypatch.setattr(watcher, "note", said.append)
+    config, recipe = session._on_this_cpu(SearchConfig(devices="cpu:auto"), RECIPES["quick"], watcher)
+    assert (config.devices, recipe) == ("cpu", RECIPES["quick"])
+    assert said == ["What pays on this CPU cannot be measured. Until then: one worker, float32, channels last."]
+
+
+def test_as_many_workers_as_pay_are_started_where_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Probe(3, 1, "channels_last", "bfloat16", {})
+    monkeypatch.setattr(session, "probed", lambda *_: found)
+    for devices, expected in (("cpu:auto", "cpu:3"), ("cpu", "cpu"), ("cpu:2", "cpu:2")):
+        config, recipe = session._on_this_cpu(SearchConfig(devices=devices), RECIPES["quick"], session.Watcher())
+        assert (config.devices, recipe.precision, recipe.layout) == (expected, "bfloat16", "auto")
 
 
 def test_a_recipe_keeps_what_it_says_itself() -> None:
     found = Probe(1, 1, "contiguous", "bfloat16", {})
     quick = RECIPES["quick"]
     assert (settled(quick, found).precision, settled(quick, found).layout) == ("bfloat16", "contiguous")
+    # What is usual is not written down, so that runs from before compare.
+    assert settled(quick, Probe(1, 1, "channels_last", "float32", {})) == quick
     own = replace(quick, precision="float32", layout="channels_last")
     assert settled(own, found) == own
 
