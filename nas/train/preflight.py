@@ -44,19 +44,19 @@ Asked = Literal["auto", "eager", "graph"]
 STEPS = WARMUP + 5
 """Steps that are compared. The first ones are done without a graph in both ways."""
 
-TOLERANCE = 0.01
+TOLERANCE = 0.05
 """Share of a loss that two ways may differ by, besides the scatter of eager steps.
 
 Sums on CUDA are made in another order from run to run, and optimisers enlarge that from step to step: so eager steps are done
 twice, and a graph may be four times as far away as they are from each other. Where they agree to the bit this share is left:
-bfloat16 has a relative step of 2^-8.
+with bfloat16 in place of float32 (`v2_tiny` on a CPU, both recipes, batches of 32 to 128) losses moved by 0.01 to 0.05.
 """
 
 MOVED = 0.1
 """Share of the length of a step in the weights' space that two ways may differ by, besides the scatter of eager steps.
 
-A rate that is frozen hardly shows in the first losses. But AdamW's steps are as long as the rate says, and the rate changes by
-more than this from each compared step to the next but one.
+A rate that is frozen moves the first losses less than rounding does. But AdamW's steps are as long as the rate says: with a
+frozen one they were off by 0.13 in the first replay and by more than 5 in the last, with bfloat16 by at most 0.016.
 """
 
 DROPPED = 0.2
@@ -109,7 +109,7 @@ def step_mode(
         return "graph", ""
     found = f"{device}: CUDA graphs of training steps cannot be used: {why}."
     if manifest is not None:
-        raise RunError(f"{found} The run was begun with them; start a new one.")
+        raise RunError(f"{found} The run was begun with them: try again where they can be had, or start a new one.")
     if asked == "graph":
         raise DeviceError(f"{found} Give --steps eager.")
     return "eager", (
@@ -289,8 +289,8 @@ def difference(first: Trace, second: Trace, graphed: Trace) -> str:
     for number, (one, other) in enumerate(zip(first.rates, graphed.rates, strict=True), 1):
         if not math.isclose(one, other, rel_tol=1e-6):  # the device has it in float32
             return f"rate {number} is {other:.5g} with them and {one:.5g} without"
-    return _apart("loss", TOLERANCE, first.losses, second.losses, graphed.losses) or _apart(
-        "move of the weights", MOVED, first.moved, second.moved, graphed.moved
+    return _apart("move of the weights", MOVED, first.moved, second.moved, graphed.moved) or _apart(
+        "loss", TOLERANCE, first.losses, second.losses, graphed.losses
     )
 
 

@@ -287,5 +287,6 @@ def test_a_run_is_graphed_where_its_baseline_agrees_and_says_so_where_not(
     assert found == "eager" and answer[0] in said and "All networks of this run" in said
     with pytest.raises(DeviceError, match=r"loss 4 is 2 .* Give --steps eager"):
         mode("graph")
-    with pytest.raises(RunError, match="begun with them; start a new one"):  # which no advice to continue is added to
+    # No DeviceError: to that a search adds that it is to be continued.
+    with pytest.raises(RunError, match=r"begun with them: try again .* or start a new one"):
         mode("auto", graphed)
