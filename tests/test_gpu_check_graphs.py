@@ -80,7 +80,9 @@ def test_shadow_weights_follow_their_masters_and_a_wider_stem_computes_the_same(
 def test_the_sections_run_small(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = graphed.graphs(setting)
     assert graphs["passed"], graphs
-    losses, step = graphs["cells"].values()
+    losses, protocols, step = graphs["cells"].values()
+    assert protocols["ratio"]["search"]["n"] == 2 and protocols["search_over_long"]["median"] > 0
+    assert all(row["n"] > 0 for rows in protocols["rounds"].values() for row in rows)
     assert len(losses["graph"]) == 8 and losses["graph"] == losses["eager"]
     assert step["roofline_fraction"] > 0 and step["eager_host_ms"]["median"] > 0
     assert set(arms.arms(setting)["cells"]) == {"small 16 px batch 8"}

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks._common import stored
+from benchmarks._stats import shuffled
 from benchmarks.gpu_check import rounds
 from benchmarks.gpu_check.rounds import (
     SMALL,
@@ -31,13 +33,20 @@ from benchmarks.gpu_check.rounds import (
     work_of,
 )
 from benchmarks.gpu_check.setting import Setting
+from nas.cost.step_time import SEARCH, step_times
 from nas.train import loop
 from nas.train.graphs import WARMUP, Graphs
-from nas.train.preflight import difference, losses
+from nas.train.preflight import difference, trace
 
 NETWORKS = ("efficientnet_b0", "efficientnetv2_s")
 RESOLUTIONS = (32, 64, 128)
 BATCHES = (128, 256, 512)
+
+REFERENCE = "efficientnetv2_b0"
+"""What the networks are timed beside where their times are compared with another's."""
+
+BLOCK_S = 0.02
+"""Seconds of a long block."""
 
 PASSES = 14
 """Times that the outputs of all convolutions go through memory in a step whose norms and activations are fused."""
@@ -51,12 +60,17 @@ def sizes(setting: Setting) -> list[tuple[str, int, int]]:
 
 
 def graphs(setting: Setting) -> dict[str, Any]:
-    """Compare graphed steps with eager ones: the first 20 losses, the time of a step, kernels and gaps, the byte roofline."""
+    """Compare graphed steps with eager ones: the first 20 losses, the time of a step, kernels and gaps, the byte roofline.
+
+    Besides, at the smallest size, what the search's protocol of timing makes of graphs.
+    """
     moved = bandwidth(setting)
     wanted: dict[str, Callable[[], dict[str, Any]]] = {}
     for name, pixels, batch in sizes(setting):
         if batch in (BATCHES[0], 8):
             wanted[f"losses {name} {pixels} px"] = partial(_losses, name, pixels, batch, setting)
+            if pixels in (RESOLUTIONS[0], 16):
+                wanted[f"protocols {name} {pixels} px"] = partial(_protocols, name, pixels, batch, setting)
         wanted[f"{name} {pixels} px batch {batch}"] = partial(_step, name, pixels, batch, setting, moved)
     return cells("graphs", setting, wanted, {"copy_gb_per_s": moved / 1e9, "passes": PASSES})
 
@@ -64,11 +78,38 @@ def graphs(setting: Setting) -> dict[str, Any]:
 def _losses(name: str, pixels: int, batch: int, setting: Setting) -> dict[str, Any]:
     """Return the first losses of eager steps, twice, and of graphed ones, and where they differ by more than rounding."""
     spec, recipe, count = network(name, pixels, setting), recipe_of(batch), 8 if setting.small else 20
-    first, second, graphed = (
-        losses(setting.device, spec, recipe, how, count) for how in (None, None, graphs_of(setting))
-    )
-    said = difference(first, second, graphed)
-    return {"passed": not said, "said": said, "eager": first, "eager_again": second, "graph": graphed}
+    ways = {"eager": None, "eager_again": None, "graph": graphs_of(setting)}
+    found = {way: trace(setting.device, spec, recipe, how, count) for way, how in ways.items()}
+    said = difference(*found.values())
+    seen = {way: item.losses for way, item in found.items()} | {
+        f"{way}_moved": item.moved for way, item in found.items()
+    }
+    return {"passed": not said, "said": said, **seen}
+
+
+def _protocols(name: str, pixels: int, batch: int, setting: Setting) -> dict[str, Any]:
+    """Return a graph's step time over the reference's by the search's protocol, whose blocks are one replay, and by long blocks.
+
+    Rounds alternate, and each has both; `search_over_long` is off 1 by what a replay that finds the device idle costs.
+    """
+    usual = replace(SEARCH, cap_s=0.1) if setting.small else SEARCH
+    blocks = {"search": usual, "long": replace(usual, block_s=BLOCK_S)}
+    reference = name if setting.small else REFERENCE
+    works = [work_of(network(item, pixels, setting), setting, batch)[1] for item in (name, reference)]
+    found: dict[str, list[dict[str, float]]] = {key: [] for key in blocks}
+    with graphs_of(setting).replayed(works) as steps:
+        for order in shuffled(list(blocks), 2 if setting.small else 10):
+            for key in order:
+                mine, other = step_times(steps, setting.device, blocks[key])
+                found[key].append({"ms": mine.value, "reference_ms": other.value, "n": mine.n})
+    ratios = {key: [item["ms"] / item["reference_ms"] for item in rows] for key, rows in found.items()}
+    over = [one / other for one, other in zip(ratios["search"], ratios["long"], strict=True)]
+    return {
+        "reference": reference,
+        "ratio": {key: rounds.median_interval(values) for key, values in ratios.items()},
+        "search_over_long": rounds.median_interval(over),
+        "rounds": found,
+    }
 
 
 def _step(name: str, pixels: int, batch: int, setting: Setting, moved: float) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class SearchConfig:
         devices: `auto`, `cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is a device. Several (`cuda:0,cuda:1`) or a number
             of workers (`cpu:2`) have a process each; a script that asks for them needs `if __name__ == "__main__":`.
         steps: How training steps are done, in training and timing alike: `eager`, kernel by kernel; `graph`, as CUDA graphs;
-            `auto`, as CUDA graphs on a CUDA device where the baseline's first losses agree.
+            `auto`, as CUDA graphs on a CUDA device where the baseline's first steps agree.
         sampler: Who suggests networks: see `nas.search.samplers`.
         pruner: Who ends a trial at a phase's end: `halving` lets the best third of all that came so far go on, `median` those
             above the median of the networks trained to the end, `none` all. See `nas.search.stopping`.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nas.devices import out_of_memory
+from nas.train.places import Places
 
 Mode = Literal["eager", "graph"]
 """How the steps of a run are done: kernel by kernel, or as graphs."""
@@ -34,12 +35,14 @@ class Work:
         run: Does the step and returns its loss. optimizer: Which it does it with.
         generators: What it draws random numbers from, besides torch's own.
         warm: Steps done so far: in a run with graphs all are done on the stream of the capture.
+        places: Where it finds what changes from step to step; None where nothing does.
     """
 
     run: Callable[[], Tensor]
     optimizer: torch.optim.Optimizer
     generators: tuple[torch.Generator, ...] = ()
     warm: int = 0
+    places: Places | None = None
 
     def __call__(self) -> Tensor:
         """Do the step, kernel by kernel."""

@@ -181,7 +181,7 @@ def stepping(
             yield order, _plain_step(state, data, recipe, phase, generator, rates, total), total
             return
         at = Places.of(data, recipe, rates)
-        work = Work(_placed_step(state, data, recipe, phase, generator, at), state.optimizer, (generator,))
+        work = Work(_placed_step(state, data, recipe, phase, generator, at), state.optimizer, (generator,), places=at)
         with rate_at(state.optimizer, at.rate), graphs.stepping(work) as placed:
 
             def step(number: int, index: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,12 @@ from tiny import TINY_RECIPE, TINY_SPACE, write_images
 import nas
 from nas.data import Dataset
 from nas.devices import pick_device
-from nas.errors import DeviceError
+from nas.errors import DeviceError, RunError
 from nas.evaluate import Evaluator
 from nas.search import resume
 from nas.spec import ArchSpec
 from nas.train import images, loop, preflight
-from nas.train.graphs import Graphs
+from nas.train.graphs import WARMUP, Graphs
 from nas.train.recipes import RECIPES
 from nas.train.schedule import Progressive, phases
 
@@ -180,18 +181,63 @@ def test_the_memory_of_one_networks_graph_is_free_for_the_next(
     assert kept[2] <= kept[0] + 2**22
 
 
-def test_the_baselines_graph_agrees_and_one_with_a_frozen_rate_does_not(
+def test_the_baselines_graph_agrees(tiny_spec: ArchSpec, cuda: torch.device) -> None:
+    assert preflight.step_mode("auto", None, cuda, tiny_spec, RECIPE) == ("graph", "")
+
+
+def test_a_rate_that_is_frozen_when_it_is_captured_is_seen(
     tiny_spec: ArchSpec, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert preflight.step_mode("auto", None, cuda, tiny_spec, RECIPE) == ("graph", "")
-    rate_at = loop.rate_at  # type: ignore[attr-defined]
+    """In this process: the capture itself succeeds, and its optimiser reads the rate of the last step before it."""
+    assert preflight.compared(cuda, tiny_spec, RECIPE) == ""
+    original, kept = loop.train_step, []
 
-    def frozen(optimizer: torch.optim.Optimizer, place: torch.Tensor) -> Any:
-        return rate_at(optimizer, torch.full_like(place, 0.3))
+    def frozen(state: loop.TrainState, *arguments: Any) -> torch.Tensor:
+        groups = state.optimizer.param_groups
+        place = groups[0]["lr"]
+        if torch.cuda.is_current_stream_capturing():
+            for group in groups:
+                group["lr"] = kept[-1]
+        elif isinstance(place, torch.Tensor):
+            kept.append(place.clone())
+        loss = original(state, *arguments)
+        for group in groups:
+            group["lr"] = place
+        return loss
 
-    monkeypatch.setattr(loop, "rate_at", frozen)
+    monkeypatch.setattr(loop, "train_step", frozen)
+    assert "move of the weights" in preflight.compared(cuda, tiny_spec, RECIPE)
+    assert len(kept) == WARMUP
+
+
+BROKEN = """
+from nas.train import loop, preflight
+original = loop.train_step
+
+def step(*arguments):
+    loss = original(*arguments)
+    loss.item()
+    return loss
+
+loop.train_step = step
+preflight.main()
+"""
+
+
+def test_after_a_capture_that_broke_a_run_goes_on_eagerly(
+    tiny_spec: ArchSpec, tiny_data: Dataset, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserved = torch.cuda.memory_reserved(cuda)
+    monkeypatch.setattr(preflight, "COMMAND", (sys.executable, "-P", "-c", BROKEN))
     mode, why = preflight.step_mode("auto", None, cuda, tiny_spec, RECIPE)
-    assert mode == "eager" and "with them and" in why
+    assert mode == "eager" and "captur" in why and "All networks of this run" in why
+    assert torch.cuda.memory_reserved(cuda) == reserved
+    torch.cuda.empty_cache()
+    mine = Evaluator(tiny_data, RECIPE, cuda, baseline=tiny_spec, steps=mode)
+    assert [mine.run_phase(tiny_spec, phase, None, seed=0).outcome for phase in (0, 1)] == ["ok", "ok"]
+    torch.rand(3, device=cuda)
+    with pytest.raises(DeviceError, match="Give --steps eager"):
+        preflight.step_mode("graph", None, cuda, tiny_spec, RECIPE)
 
 
 def test_a_run_with_graphs_says_so_and_is_not_continued_without(
@@ -211,5 +257,5 @@ def test_a_run_with_graphs_says_so_and_is_not_continued_without(
     )
     assert result.run.manifest["device"]["steps"] == "graph" and result.run.manifest["remarks"] == []
     monkeypatch.setattr(preflight, "disagreement", lambda *_: "loss 4 is 2 with them and 1 without")
-    with pytest.raises(DeviceError, match="begun with them"):
+    with pytest.raises(RunError, match="begun with them"):
         resume(tmp_path / "run", budget=3)
