@@ -27,9 +27,9 @@ Lines = list[str]
 HEAD = """# Benchmarks
 
 Each benchmark has all of its arms in one run, in an order drawn anew for each round; ratios are taken round by round. A figure
-is the median over the rounds with its 95 % bootstrap interval in brackets. This page is written by `python -m benchmarks.readme` from the
-files under `results/published/benchmarks/`, which hold every round, the settings, the versions and the device. Of fewer than six
-rounds the range stands in place of an interval. Beside them: how well step times are predicted
+is the median over the rounds with its 95 % bootstrap interval in brackets; of fewer than six rounds the range stands in its place.
+This page is written by `python -m benchmarks.readme` from the files under `results/published/benchmarks/`, which hold every
+round, the settings, the versions and the device. Beside them: how well step times are predicted
 ([block_table.json](../results/published/block_table.json)), what stopping early loses
 ([stopping.json](../results/published/stopping.json)), what progressive learning saves
 ([progressive.json](../results/published/progressive.json)). What needs a GPU is in `python -m benchmarks.gpu_check`.
@@ -55,7 +55,9 @@ def table(columns: list[str], rows: list[list[str]]) -> Lines:
 def proxy_throughput(content: Content, others: Mapping[str, Content]) -> Lines:
     """Rates of all arms, ratios of ours to each, and what that does to the order of networks."""
     truth = others.get("fidelity", {})
-    same = all(truth.get("settings", {}).get(key) == content["settings"].get(key) for key in ("space", "data", "recipe"))
+    same = all(
+        truth.get("settings", {}).get(key) == content["settings"].get(key) for key in ("space", "data", "recipe")
+    )
     # A network's own size is that of its space in the one and may be another in the other.
     known = truth["arms"] if same and content["settings"].get("resolution") == "None" else {}
     rows = []
@@ -75,9 +77,14 @@ def proxy_throughput(content: Content, others: Mapping[str, Content]) -> Lines:
     lines = table(["arm", "proxies an hour", "nas is quicker by", "Kendall tau to the long training"], rows)
     stopped = {rival: item for rival, item in content["nas_over"].items() if "stopping" in rival}
     if stopped:
-        best = "; ".join(f"{shown(item)} times {rival.removesuffix(', with stopping')}" for rival, item in stopped.items())
+        best = "; ".join(
+            f"{shown(item)} times {rival.removesuffix(', with stopping')}" for rival, item in stopped.items()
+        )
         share = content["settings"]["share"]
-        lines += [f"With stopping (a share of {share} goes on after the first phase; counted from the parts): {best}.", ""]
+        lines += [
+            f"With stopping (a share of {share} goes on after the first phase; counted from the parts): {best}.",
+            "",
+        ]
     lines += [f"`nas` had {content['processes']} processes.", ""]
     lines += [f"Left out: {name}: {why}." for name, why in content.get("absent", {}).items()]
     return lines

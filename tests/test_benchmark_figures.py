@@ -131,7 +131,10 @@ def test_the_page_is_what_the_kept_figures_make() -> None:
 
 
 def test_no_place_on_a_machine_is_kept() -> None:
-    content = {"settings": {"out": "/home/me/x", "data": "/home/me/photos.zip"}, "rows": [{"command": "run --data /a/b.c -n 3"}]}
+    content = {
+        "settings": {"out": "/home/me/x", "data": "/home/me/photos.zip"},
+        "rows": [{"command": "run --data /a/b.c -n 3"}],
+    }
     assert readme._placeless(content) == {
         "settings": {"data": "photos.zip"},
         "rows": [{"command": "run --data b.c -n 3"}],
