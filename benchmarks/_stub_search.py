@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import multiprocessing
 import os
 import pkgutil
+import random
 import resource
+import shutil
+import sqlite3
 import time
 import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,12 +26,14 @@ from unittest import mock
 import optuna
 import torch
 
+from benchmarks._common import store, stored
 from nas import catalog
 from nas.cli._progress import SearchProgress
 from nas.cost import COSTS, Measurement
 from nas.cost.step_time import Protocol
 from nas.engine import InlineEngine
 from nas.evaluate import PhaseResult
+from nas.runs import git_revision
 from nas.search import session
 from nas.search.config import SearchConfig
 from nas.search.record import TrialRecord
@@ -49,6 +56,91 @@ PARTS = {
     "screen": ("nas.cli._progress.SearchProgress.trial", "nas.cli._progress.SearchProgress.phase"),
 }
 """What the seconds of a trial are made of: the functions whose time is taken, by part."""
+
+
+def turns(arm: str, run: Path, space: str, budget: int, chunk: int) -> Iterator[dict[str, Any]]:
+    """Yield what each chunk of a stub search showed, until its budget is spent; who stops listening stops it.
+
+    Raises:
+        RuntimeError: the search failed; its traceback.
+    """
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, arm, run, space, budget, chunk))
+    process.start()
+    there.close()
+    try:
+        while True:
+            here.send(True)
+            heard = here.recv()
+            if "error" in heard:
+                raise RuntimeError(heard["error"])
+            yield heard
+            if "end_seconds" in heard:
+                return
+    except GeneratorExit:
+        here.send(False)
+        raise
+    finally:
+        process.join()
+        here.close()
+
+
+def grown(run: Path, to: Path, trials: int, sampler: str) -> int:
+    """Copy a run and repeat its trials under new numbers and hashes until so many have cost budget; return all its trials."""
+    shutil.copytree(run, to)
+    manifest = to / "manifest.json"
+    if manifest.exists():
+        content = json.loads(manifest.read_text())
+        content["sampler"] = content["config"]["sampler"] = sampler
+        manifest.write_text(json.dumps(content))
+    with closing(sqlite3.connect(to / "study.db")) as base, base:
+        (there,) = base.execute("SELECT count(*) FROM trials").fetchone()
+        spent = there
+        if manifest.exists():
+            kinds = "SELECT count(*) FROM trial_user_attributes WHERE key = 'kind' AND value_json IN (?, ?)"
+            (spent,) = base.execute(kinds, ('"trained"', '"pruned"')).fetchone()
+        copies = max(1, round(trials / spent))
+        tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = {name: [row[1] for row in base.execute(f"PRAGMA table_info({name})")] for name in tables}
+        params = base.execute(
+            "SELECT param_name, trial_id, param_value, distribution_json FROM trial_params"
+        ).fetchall()
+        by_name = {name: [row for row in params if row[0] == name] for name in sorted({row[0] for row in params})}
+        rng = random.Random(0)
+        for copy in range(1, copies):
+            for name in tables:
+                if "trial_id" not in columns[name] or name == "trial_params":
+                    continue
+                new = {"trial_id": f"trial_id + {copy * there}", "number": f"number + {copy * there}"}
+                if name == "trial_user_attributes":  # a network of its own, as far as the records tell
+                    other = (
+                        f"CASE key WHEN 'arch_hash' THEN '\"{copy:04x}' || substr(value_json, 6) ELSE value_json END"
+                    )
+                    new["value_json"] = other
+                own = [column for column in columns[name] if column != columns[name][0] or column == "trial_id"]
+                chosen = ", ".join(new.get(column, column) for column in own)
+                base.execute(
+                    f"INSERT INTO {name} ({', '.join(own)}) SELECT {chosen} FROM {name} WHERE trial_id <= {there}"
+                )
+            # Choices are mixed among the trials, or a sampler would find the same points again and again, and ask for them.
+            for rows in by_name.values():
+                mixed = rng.sample([value for _, _, value, _ in rows], len(rows))
+                base.executemany(
+                    "INSERT INTO trial_params (param_name, trial_id, param_value, distribution_json) VALUES (?, ?, ?, ?)",
+                    [(row[0], row[1] + copy * there, value, row[3]) for row, value in zip(rows, mixed, strict=True)],
+                )
+    return spent * copies
+
+
+def small(work: Path, kind: str, space: str, trials: int) -> Path:
+    """Return the small run that others are grown from, made by this code with these settings."""
+    run = work / f"base-{kind}"
+    made = {"space": space, "trials": trials, "git": git_revision()}
+    if stored(run.with_suffix(".json")) != made:
+        shutil.rmtree(run, ignore_errors=True)
+        list(turns(f"{kind}-random", run, space, trials, trials))
+        store(run.with_suffix(".json"), made)
+    return run
 
 
 class StubEvaluator:

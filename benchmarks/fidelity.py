@@ -8,16 +8,19 @@ the same draws. A proxy that is quicker but puts networks into another order is 
 
     python -m benchmarks.fidelity --data cifar10-train.parquet --networks 12 --workers 2
 
-Every training is stored as it ends, so the command goes on where it was cut off; accuracies depend on seeds and
+Every training is stored as it ends, under its recipe, so the command goes on where it was cut off; accuracies depend on seeds and
 not on the machine's load, so it may run beside other work. Writes `fidelity.json` under the results folder of the device.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import multiprocessing
 import random
 import statistics
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +67,26 @@ def recipes(ours: Recipe, others: list[str], long: float, long_images: int) -> d
     }
 
 
+def mark(document: Mapping[str, Any]) -> str:
+    """Return what tells a recipe from others, also of the same name: the beginning of its document's hash."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def kept(content: Mapping[str, Any], arms: Mapping[str, Recipe]) -> dict[str, Any]:
+    """Return the trainings of a file by arm, recipe, network and seed.
+
+    The keys of older files lack the recipe. It is in the file where that was finished; else it is taken for today's.
+    """
+    documents = content.get("recipes", {name: recipe.document() for name, recipe in arms.items()})
+    found = {}
+    for key, row in content.get("trainings", {}).items():
+        arm, *rest = key.split("/")
+        if len(rest) == 2 and arm in documents:
+            key = "/".join((arm, mark(documents[arm]), *rest))
+        found[key] = row
+    return found
+
+
 def trained(
     spec: ArchSpec, recipe: Recipe, arm: str, source: str, val_images: int, device_name: str, seed: int
 ) -> dict[str, Any]:
@@ -94,7 +117,7 @@ def table(done: dict[str, Any], hashes: list[str], arms: dict[str, int], draws: 
     """Return tau of each arm, with intervals over the networks, from the stored accuracies.
 
     Args:
-        arms: Their names, and how many seeds each has.
+        done: Trainings by arm, network and seed. arms: Their names, and how many seeds each has.
     """
     accuracy = {
         arm: np.array([[done[f"{arm}/{name}/{seed}"]["accuracy"] for seed in range(seeds)] for name in hashes])
@@ -135,7 +158,7 @@ def table(done: dict[str, Any], hashes: list[str], arms: dict[str, int], draws: 
     return found
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train what is not stored yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="v2_tiny")
@@ -156,7 +179,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time, of one CPU thread each")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     device = pick_device(options.device)
     ours = load_recipe(options.recipe)
@@ -173,22 +196,28 @@ def main() -> None:
         raise SystemExit(
             f"{path}: holds figures of other settings ({content['settings']}). Move it away, or give --out."
         )
-    done: dict[str, Any] = content.get("trainings", {})
+    done = kept(content, arms)
     seeds = {name: options.long_seeds if name == TRUTH else options.seeds for name in arms}
-    jobs = {}
+    marks, jobs = {name: mark(recipe.document()) for name, recipe in arms.items()}, {}
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for seed in range(max(seeds.values())):
             for arm in (name for name in arms if seed < seeds[name]):
                 for spec in specs:
-                    key = f"{arm}/{spec.arch_hash}/{seed}"
+                    key = f"{arm}/{marks[arm]}/{spec.arch_hash}/{seed}"
                     if key not in done:
-                        arguments = (spec, arms[arm], arm, options.data, options.val_images, options.device, seed)
-                        jobs[pool.submit(trained, *arguments)] = key
+                        given = (spec, arms[arm], arm, options.data, options.val_images, options.device, seed)
+                        jobs[pool.submit(trained, *given)] = key
         for number, job in enumerate(as_completed(jobs), 1):
             done[jobs[job]] = job.result()
             store(path, conditions(device) | {"settings": asked, "trainings": done})
             print(f"{number}/{len(jobs)} {jobs[job]}: {job.result()['accuracy']:.4f}", flush=True)
-    rows = table(done, hashes, seeds)
+    todays = {
+        f"{arm}/{name}/{seed}": done[f"{arm}/{marks[arm]}/{name}/{seed}"]
+        for arm in arms
+        for name in hashes
+        for seed in range(seeds[arm])
+    }
+    rows = table(todays, hashes, seeds)
     content = conditions(device) | {
         "settings": asked,
         "data": {"name": first.name, "fingerprint": first.fingerprint},

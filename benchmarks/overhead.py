@@ -19,7 +19,9 @@ as well.
     python -m benchmarks.overhead --only soak --minutes 30
 
 Writes `overhead.json` under the results folder of the device, anew after each window or chunk. What it holds is not measured
-again; the soak's run lies under --work and goes on.
+again, with other settings it is refused; each row has the conditions under which it was taken. The soak's run lies under --work
+and goes on. Intervals are over processes (*windows*) or rounds (*fixed*), for the trials of one are not independent of each
+other; of few of these they are the least and the largest.
 """
 
 from __future__ import annotations
@@ -27,25 +29,21 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import random
 import shutil
 import socket
-import sqlite3
 import statistics
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks._common import conditions, folder, store, stored
+from benchmarks._common import conditions, folder, settings, store, stored
 from benchmarks._stats import median_interval, shuffled
-from benchmarks._stub_search import serve
+from benchmarks._stub_search import grown, small, turns
 from benchmarks.engines import drawn
 from nas import catalog
 from nas.devices import pick_device, pick_devices
@@ -57,80 +55,8 @@ from nas.train.recipes import from_document
 ARMS = ("nas-random", "nas-tpe", "optuna-random", "optuna-tpe")
 TRIAL_SECONDS = 10.0
 SECTIONS = ("windows", "dashboard", "fixed", "soak")
-
-
-def turns(arm: str, run: Path, space: str, budget: int, chunk: int) -> Iterator[dict[str, Any]]:
-    """Yield what each chunk of a stub search showed, until its budget is spent; who stops listening stops it.
-
-    Raises:
-        RuntimeError: the search failed; its traceback.
-    """
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, arm, run, space, budget, chunk))
-    process.start()
-    there.close()
-    try:
-        while True:
-            here.send(True)
-            heard = here.recv()
-            if "error" in heard:
-                raise RuntimeError(heard["error"])
-            yield heard
-            if "end_seconds" in heard:
-                return
-    except GeneratorExit:
-        here.send(False)
-        raise
-    finally:
-        process.join()
-        here.close()
-
-
-def grown(run: Path, to: Path, trials: int, sampler: str) -> int:
-    """Copy a run and repeat its trials under new numbers and hashes until so many have cost budget; return all its trials."""
-    shutil.copytree(run, to)
-    manifest = to / "manifest.json"
-    if manifest.exists():
-        content = json.loads(manifest.read_text())
-        content["sampler"] = content["config"]["sampler"] = sampler
-        manifest.write_text(json.dumps(content))
-    with closing(sqlite3.connect(to / "study.db")) as base, base:
-        (there,) = base.execute("SELECT count(*) FROM trials").fetchone()
-        spent = there
-        if manifest.exists():
-            kinds = "SELECT count(*) FROM trial_user_attributes WHERE key = 'kind' AND value_json IN (?, ?)"
-            (spent,) = base.execute(kinds, ('"trained"', '"pruned"')).fetchone()
-        copies = max(1, round(trials / spent))
-        tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        columns = {name: [row[1] for row in base.execute(f"PRAGMA table_info({name})")] for name in tables}
-        params = base.execute(
-            "SELECT param_name, trial_id, param_value, distribution_json FROM trial_params"
-        ).fetchall()
-        by_name = {name: [row for row in params if row[0] == name] for name in sorted({row[0] for row in params})}
-        rng = random.Random(0)
-        for copy in range(1, copies):
-            for name in tables:
-                if "trial_id" not in columns[name] or name == "trial_params":
-                    continue
-                new = {"trial_id": f"trial_id + {copy * there}", "number": f"number + {copy * there}"}
-                if name == "trial_user_attributes":  # a network of its own, as far as the records tell
-                    other = (
-                        f"CASE key WHEN 'arch_hash' THEN '\"{copy:04x}' || substr(value_json, 6) ELSE value_json END"
-                    )
-                    new["value_json"] = other
-                own = [column for column in columns[name] if column != columns[name][0] or column == "trial_id"]
-                chosen = ", ".join(new.get(column, column) for column in own)
-                base.execute(
-                    f"INSERT INTO {name} ({', '.join(own)}) SELECT {chosen} FROM {name} WHERE trial_id <= {there}"
-                )
-            # Choices are mixed among the trials, or a sampler would find the same points again and again, and ask for them.
-            for rows in by_name.values():
-                mixed = rng.sample([value for _, _, value, _ in rows], len(rows))
-                base.executemany(
-                    "INSERT INTO trial_params (param_name, trial_id, param_value, distribution_json) VALUES (?, ?, ?, ?)",
-                    [(row[0], row[1] + copy * there, value, row[3]) for row, value in zip(rows, mixed, strict=True)],
-                )
-    return spent * copies
+CONTINUED = {"windows": ("space", "base", "window"), "soak": ("space", "trials", "chunk")}
+"""The sections that go on with what a file holds, and the options that all of its rows must share."""
 
 
 def summarised(row: dict[str, Any]) -> dict[str, Any]:
@@ -145,11 +71,10 @@ def summarised(row: dict[str, Any]) -> dict[str, Any]:
 
 def windows(setting: argparse.Namespace, content: dict[str, Any], save: Any) -> None:
     """Measure the next trials of each arm at each size, in rounds."""
-    bases = {}
-    for kind in sorted({arm.split("-")[0] for arm in setting.arms}):
-        bases[kind] = setting.work / f"base-{kind}"
-        if not (bases[kind] / "study.db").exists():
-            list(turns(f"{kind}-random", bases[kind], setting.space, setting.base, setting.base))
+    bases = {
+        kind: small(setting.work, kind, setting.space, setting.base)
+        for kind in sorted({arm.split("-")[0] for arm in setting.arms})
+    }
     places = [f"{arm}@{size}" for arm in setting.arms for size in setting.sizes]
     rows = content.setdefault("windows", [])
     for number, order in enumerate(shuffled(places, setting.rounds)):
@@ -164,7 +89,7 @@ def windows(setting: argparse.Namespace, content: dict[str, Any], save: Any) -> 
             heard = next(found := turns(arm, run, setting.space, trials + 10 * setting.window, setting.window))
             found.close()
             row = {"round": number, "place": place, "arm": arm, "size": int(size), "trials": trials} | heard
-            rows.append(row | {"summary": summarised(row)})
+            rows.append(row | {"summary": summarised(row), "conditions": content["conditions"]})
             save()
             print(_line(rows[-1]), flush=True)
     content["result"] = {place: _joined([row for row in rows if row["place"] == place]) for place in places}
@@ -184,13 +109,17 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the windows of one arm at one size together: medians over trials, with intervals."""
+    """Return the windows of one arm at one size together: the median of their medians, with its interval over windows.
+
+    A window is a process, and its trials follow each other: what slows one slows its neighbours, so windows count, not trials.
+    """
     found = {}
     for name in ("owner_ms", "computed_ms"):
         values = [value for row in rows for value in row[name]]
-        found[name] = median_interval(values) | {
+        found[name] = median_interval([statistics.median(row[name]) for row in rows]) | {
             "mean": statistics.fmean(values),
             "p99": float(np.quantile(values, 0.99)),
+            "trials": len(values),
         }
         found[name]["share"] = found[name]["mean"] / TRIAL_SECONDS / 1000
     return found
@@ -211,7 +140,7 @@ def soak(setting: argparse.Namespace, content: dict[str, Any], save: Any) -> Non
                 content["soak_end_seconds"] = heard["end_seconds"]
                 break
             done += setting.chunk
-            rows.append(heard | {"trials": done, "summary": summarised(heard)})
+            rows.append(heard | {"trials": done, "summary": summarised(heard), "conditions": content["conditions"]})
             content["memory"] = memory(rows)
             save()
             print(
@@ -237,11 +166,9 @@ def memory(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def dashboard(setting: argparse.Namespace, content: dict[str, Any], save: Any) -> None:
     """Open optuna-dashboard on a large run as `nas dashboard` does, and time its answers: cold, then as its page asks again."""
-    base = setting.work / "base-nas"
-    if not (base / "study.db").exists():
-        list(turns("nas-random", base, setting.space, setting.base, setting.base))
     run = setting.work / "shown"
     shutil.rmtree(run, ignore_errors=True)
+    base = small(setting.work, "nas", setting.space, setting.base)
     trials = grown(base, run, max(setting.sizes), "random")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -310,9 +237,12 @@ def fixed(setting: argparse.Namespace, content: dict[str, Any], save: Any) -> No
     }
     rows = content["fixed"] = []
     try:
-        for order in shuffled(list(sides), 2):
+        for number, order in enumerate(shuffled(list(sides), 2)):
             for side in order:
-                rows += [{"engine": side} | row for row in _phases(sides[side], specs, recipe.progressive.phases)]
+                rows += [
+                    {"engine": side, "round": number} | row
+                    for row in _phases(sides[side], specs, recipe.progressive.phases)
+                ]
                 for name in ("inline", "local"):  # a training that has ended is not to be found again in the next round
                     checkpoints.keep_only(setting.work / f"fixed-{name}", (), (0,))
     finally:
@@ -320,12 +250,21 @@ def fixed(setting: argparse.Namespace, content: dict[str, Any], save: Any) -> No
             engine.close()
     content["fixed_result"] = {}
     for side in sides:
-        later = [row["rest_seconds"] for row in rows if row["engine"] == side][len(devices) :]
-        content["fixed_result"][side] = median_interval(later) | {"max": max(later)}
+        content["fixed_result"][side] = found = _fixed([row for row in rows if row["engine"] == side][len(devices) :])
         print(
-            f"fixed: {side}: {statistics.median(later):.3f} s a trial beside its steps and timing (max {max(later):.3f})"
+            f"fixed: {side}: {found['median']:.3f} s a trial beside its steps and timing (max {found['max']:.3f})",
+            flush=True,
         )
     save()
+
+
+def _fixed(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the median of the rounds' medians: the trials of a round share a process and follow each other."""
+    rounds: dict[int, list[float]] = {}
+    for row in rows:
+        rounds.setdefault(row["round"], []).append(row["rest_seconds"])
+    found = median_interval([statistics.median(values) for values in rounds.values()])
+    return found | {"max": max(row["rest_seconds"] for row in rows), "trials": len(rows)}
 
 
 def _made(path: Path) -> Path:
@@ -355,6 +294,19 @@ def _phases(engine: Engine, specs: list[Any], num_phases: int) -> list[dict[str,
     return rows
 
 
+def check_same(path: Path, content: dict[str, Any], asked: dict[str, str]) -> None:
+    """Refuse to go on with figures of other settings.
+
+    Raises:
+        SystemExit: the file holds such.
+    """
+    for before, options in content.get("settings", {}).items():
+        for section in {*asked["only"].split(",")} & {*before.split(",")} & {*CONTINUED} & {*content}:
+            other = {name: options.get(name) for name in CONTINUED[section] if options.get(name) != asked[name]}
+            if other:
+                raise SystemExit(f"{path}: holds {section} of other settings ({other}). Move it away, or give --out.")
+
+
 def main(arguments: list[str] | None = None) -> Path:
     """Measure what is asked for, and return the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -377,9 +329,10 @@ def main(arguments: list[str] | None = None) -> Path:
     torch.set_num_threads(1)
     device = pick_device("cpu")
     path = folder(device, setting.out) / "overhead.json"
-    content = stored(path)
+    content, asked = stored(path), settings(setting)
+    check_same(path, content, asked)
     content |= {"conditions": conditions(device), "trial_seconds": TRIAL_SECONDS}
-    content.setdefault("settings", {})[setting.only] = {name: str(value) for name, value in vars(setting).items()}
+    content.setdefault("settings", {})[setting.only] = asked
     setting.work.mkdir(parents=True, exist_ok=True)
     sections = {"windows": windows, "dashboard": dashboard, "fixed": fixed, "soak": soak}
     for name in setting.only.split(","):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny import TINY_NETWORK, TINY_RECIPE, TINY_SPACE
 
-from benchmarks import overhead, scaling_law_cost
+from benchmarks import _stub_search, overhead, scaling_law_cost
 from nas import catalog
 from nas.scale.config import ScaleConfig
 from nas.search.study import records, search_study, storage_url
@@ -66,6 +66,53 @@ def test_a_line_is_fitted_to_the_memory_of_the_last_process_alone() -> None:
     assert overhead.memory(rows[:2])["mib_per_1000_trials"] is None
 
 
+def window(*milliseconds: float) -> dict[str, list[float]]:
+    return {"owner_ms": list(milliseconds), "computed_ms": list(milliseconds)}
+
+
+def test_windows_are_joined_by_process_for_their_trials_follow_each_other() -> None:
+    found = overhead._joined([window(*[10.0] * 50, 100.0), window(*[20.0] * 50, 40.0), window(*[30.0] * 50)])[
+        "owner_ms"
+    ]
+    assert (found["median"], found["low"], found["high"], found["n"]) == (20.0, 10.0, 30.0, 3)
+    assert found["trials"] == 152 and found["mean"] == pytest.approx(3140 / 152)
+    assert overhead._joined([window(1, 2, 3)])["owner_ms"]["n"] == 1
+
+
+def test_fixed_costs_are_joined_by_round() -> None:
+    rows = [{"round": n, "rest_seconds": value} for n, value in ((0, 0.1), (0, 0.2), (0, 0.9), (1, 0.3), (1, 0.5))]
+    found = overhead._fixed(rows)
+    assert (found["median"], found["low"], found["high"]) == pytest.approx((0.3, 0.2, 0.4))
+    assert (found["n"], found["max"], found["trials"]) == (2, 0.9, 5)
+
+
+def test_rows_of_other_settings_are_not_gone_on_with(tmp_path: Path) -> None:
+    """Arms, sizes and rounds may be others, and so may what sections need that are made anew; each section is its own."""
+    asked = {"only": "windows,dashboard", "space": "v2_tiny", "base": "200", "window": "50", "rounds": "2"}
+    asked |= {"trials": "5000", "chunk": "100", "arms": "['nas-tpe']"}
+    file = {"settings": {"windows,soak": asked | {"only": "windows,soak"}}, "windows": [{}]}
+    overhead.check_same(tmp_path, file, asked | {"rounds": "9", "arms": "", "chunk": "7"})
+    for name in ("space", "base", "window"):
+        with pytest.raises(SystemExit, match=f"holds windows of other settings .*'{name}'"):
+            overhead.check_same(tmp_path, file, asked | {name: "other"})
+    overhead.check_same(tmp_path, file, asked | {"only": "dashboard", "base": "3"})
+    overhead.check_same(tmp_path, file, asked | {"only": "soak", "chunk": "7"})  # of which the file holds nothing yet
+    with pytest.raises(SystemExit, match="holds soak of other settings"):
+        overhead.check_same(tmp_path, file | {"soak": []}, asked | {"only": "soak", "chunk": "7"})
+
+
+def test_the_run_that_others_are_grown_from_is_made_anew_for_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        _stub_search, "turns", lambda arm, run, space, budget, chunk: made.append((space, budget)) or ()
+    )
+    for space, trials in (("v1", 4), ("v1", 4), ("v1", 5), ("v2", 5)):
+        assert _stub_search.small(tmp_path, "nas", space, trials) == tmp_path / "base-nas"
+    assert made == [("v1", 4), ("v1", 5), ("v2", 5)]
+
+
 @pytest.mark.slow
 def test_overhead_in_small(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY_SPACE)
@@ -87,6 +134,12 @@ def test_overhead_in_small(tmp_path: Path) -> None:
     ]
     found = json.loads(overhead.main([str(item) for item in arguments]).read_text())
     (window,) = found["windows"]
+    assert window["conditions"] == found["conditions"] and found["soak"][0]["conditions"] == found["conditions"]
+    assert found["result"]["nas-tpe@8"]["owner_ms"]["n"] == 1, "one process"
+    with pytest.raises(
+        SystemExit, match=r"holds windows of other settings \({'window': '2'}\). Move it away, or give --out"
+    ):
+        overhead.main([str(item) for item in arguments] + ["--only", "windows", "--window", "3"])
     assert window["trials"] == 8 and len(window["owner_ms"]) == len(window["computed_ms"]) == 2
     assert {"ask", "record and tell", "checkpoints", "trials.csv", "disk"} <= set(window["parts_ms"])
     assert sum(window["parts_ms"].values()) <= sum(window["owner_ms"]) / 2 * 1.01, "no part is counted twice"

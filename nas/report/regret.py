@@ -64,6 +64,7 @@ class Stopping:
     Args:
         rungs: One for each phase but the last. audits: By trial. top_k: How many are finalists.
         trained: Networks trained to the end, those taken over from another run included: ranks are among them.
+        bar: Reward of the network at place `top_k` of those that were not audited; None where there are fewer.
         lost: By how much the best audited network ended above the best of the others; 0 where it did not, None without
             an audit that ended.
         saved_seconds: Estimate of the phase seconds not spent: what a stopped network took for the phase it was stopped
@@ -76,6 +77,7 @@ class Stopping:
     audits: tuple[Audit, ...]
     top_k: int
     trained: int
+    bar: float | None
     lost: float | None
     saved_seconds: float | None
     spent_seconds: float
@@ -85,13 +87,14 @@ class Stopping:
         """The networks that the pruner wanted to stop, audited ones included."""
         return sum(rung.stopped for rung in self.rungs)
 
-    def most_finalists(self) -> float:
-        """Return the highest share of finalists among the stopped that the audits leave possible, at 95 %.
+    def highest_chance(self) -> float:
+        """Return the chance of one stopped network to end above `bar` that the audits leave possible at most, at 95 %.
 
-        Source: Clopper & Pearson 1934, Biometrika 26(4): the share at which as few as were seen come in 5 % of all cases.
+        It is no share of finalists among the stopped: at most `top_k` of these can be finalists, be they ever so good.
+        Source: Clopper & Pearson 1934, Biometrika 26(4): the chance at which as few as were seen come in 5 % of all cases.
         """
-        ended = [audit for audit in self.audits if audit.kind == "trained"]
-        seen, low, high = sum(audit.finalist for audit in ended), 0.0, 1.0
+        ended = [audit.reward for audit in self.audits if audit.reward is not None]
+        seen, low, high = sum(self.bar is None or reward > self.bar for reward in ended), 0.0, 1.0
         if seen == len(ended):
             return 1.0
         for _ in range(50):
@@ -127,8 +130,8 @@ class Stopping:
         lost = f" and would have cost {self.lost:.4f} of reward" if self.lost else ""
         few = "; one network says little" if len(ended) == 1 else ""
         return (
-            f"The pruner would have stopped {many}; {len(ended)} went on to the end to see what that costs: {seen}{lost}. Up to "
-            f"{self.most_finalists():.0%} of the stopped may belong there (95 %){few}."
+            f"The pruner would have stopped {many}; {len(ended)} went on to the end to see what that costs: {seen}{lost}. The "
+            f"chance of one stopped network to come there is at most {self.highest_chance():.0%} (95 %){few}."
         )
 
 
@@ -174,6 +177,7 @@ def stopping(trials: pd.DataFrame, reward: Reward, *, phases: int, top_k: int) -
         audits=audits,
         top_k=top_k,
         trained=len(ranks),
+        bar=above[top_k - 1] if len(above) >= top_k else None,
         lost=max(0.0, max(ended) - max(above)) if ended and above else None,
         saved_seconds=_saved(networks, phases),
         spent_seconds=float(own["seconds"].sum()),

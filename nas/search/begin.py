@@ -15,7 +15,7 @@ from nas import catalog, runs
 from nas.errors import RunError, SpaceError
 from nas.objective import Reward, score_of, slacks
 from nas.search.record import TrialRecord
-from nas.search.study import distributions, records, search_study, values
+from nas.search.study import distributions, records, search_study, values, without_log
 from nas.space import Limit, SearchSpace, choices, decode, encode, stored_choose
 from nas.space.units import COST_UNITS
 from nas.spec import ArchSpec, Value
@@ -49,12 +49,11 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = search_study(f"sqlite:///file:{quote(str(database.resolve()))}?mode=ro&uri=true")
-        found = records(study)
+        found = _records(database)
     except Exception as error:  # SQLAlchemy raises many kinds; each means that the file is no usable database
         raise RunError(
-            f"{database}: cannot be read as a study ({str(error).splitlines()[0]}). If that run was killed, continue it first: "
-            f"nas search --resume {folder}"
+            f"{database}: cannot be read as a study ({str(error).splitlines()[0]}). If that run was killed, continue it "
+            f"first, in a copy of its folder if this one cannot be written: nas search --resume {folder}"
         ) from error
     batches = [content["config"].get("latency_batch_size", 1) for content in (other.manifest, facts)]
     if batches[0] != batches[1]:  # those latencies are of another batch, and cannot be held against this run's limit
@@ -65,6 +64,22 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
         tuple(record for record in found if record.kind in ("trained", "pruned")),
         {"num_classes": facts["data"]["classes"], "in_channels": facts["data"]["channels"]},
     )
+
+
+def _records(database: Path) -> list[TrialRecord]:
+    """Return the records of another run's study, and write nothing.
+
+    A study that was read while its run ended may still say that it has a log. SQLite would make one in order to read it, which
+    fails in a folder that cannot be written. Where no log lies there, it is told that nothing changes meanwhile.
+    Source: https://www.sqlite.org/wal.html, section 5.
+    """
+    url = f"sqlite:///file:{quote(str(database.resolve()))}?mode=ro&uri=true"
+    try:
+        return records(search_study(url))
+    except Exception:
+        if not without_log(database):
+            raise
+        return records(search_study(f"{url}&immutable=1"))
 
 
 def warm_start(study: optuna.Study, source: Source, space: SearchSpace, reward: Reward, limits: Sequence[Limit]) -> str:

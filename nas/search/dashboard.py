@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
 
 from nas.errors import RunError, UsageError
-from nas.runs import open_run, open_search
+from nas.runs import open_run, open_search, owned
 from nas.search.record import TrialRecord
-from nas.search.study import records, search_study, storage_url
+from nas.search.study import close_study, records, search_study, storage_url
 
 
 def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -> None:
@@ -26,7 +27,7 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -
     if run.manifest.get("kind") == "scale":
         if not run.path("study.db").is_file():
             raise RunError(f"{folder}: has no study, for nothing was trained (--coefficients). Name another run.")
-        study = optuna.load_study(study_name=None, storage=storage_url(folder))
+        study = optuna.load_study(study_name=None, storage=optuna.storages.get_storage(storage_url(folder)))
     else:
         study = save_plot(open_search(folder).folder)
     from optuna_dashboard import run_server
@@ -36,6 +37,10 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -
         run_server(study._storage, host=host, port=port)
     except OSError as error:
         raise RunError(f"{host}:{port}: cannot listen there ({error.strerror}). Try another --port.") from None
+    finally:
+        # A run that ended meanwhile could not make its study one plain file; one that goes on does so when it ends.
+        with suppress(RunError), owned(folder):
+            close_study(study, folder, say)
 
 
 def save_plot(folder: Path) -> optuna.Study:

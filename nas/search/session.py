@@ -336,7 +336,7 @@ def _owned(
         return _ended(config, space, run, engine, terms, found, classes, begin.unheard(study, found), watcher)
     finally:
         engine.close()
-        close_study(study, folder)
+        close_study(study, folder, watcher.note)
 
 
 def _check_study(run: Run) -> None:

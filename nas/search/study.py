@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ def search_study(storage: str) -> optuna.Study:
     Raises:
         Exception: whatever SQLAlchemy raises on a file that is no database. KeyError: no such study in it.
     """
-    names = optuna.get_all_study_names(storage)
+    kept = optuna.storages.get_storage(storage)  # one, so that no forgotten other one keeps the database open
+    names = optuna.get_all_study_names(kept)
     own = [name for name in names if not name.startswith(SCALING)]
     if not own:
         raise KeyError("it holds no study of a search")
-    return optuna.load_study(study_name=own[0], storage=storage)
+    return optuna.load_study(study_name=own[0], storage=kept)
 
 
 def open_study(folder: Path, name: str, *, sampler: str, pruner: str, seed: int) -> optuna.Study:
@@ -84,10 +86,11 @@ class _Unhurried(sqlite3.Connection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.execute(
-            "PRAGMA journal_mode = WAL"
-        )  # where the file system cannot, the mode stays what it was, slow and sound
-        self.execute("PRAGMA synchronous = NORMAL")
+        (mode,) = self.execute("PRAGMA journal_mode = WAL").fetchone()
+        if (
+            mode == "wal"
+        ):  # where the file system cannot, the mode stays what it was: slow, and sound only with its waits
+            self.execute("PRAGMA synchronous = NORMAL")
 
 
 def _storage(folder: Path) -> optuna.storages.RDBStorage:
@@ -98,25 +101,61 @@ def _storage(folder: Path) -> optuna.storages.RDBStorage:
 def settle(database: Path) -> None:
     """Wait until all that has been written to a study is on the disk, so that a power cut does not undo it.
 
+    What has been written lies in the log, or was waited for when it left the log for the database. A checkpoint of the log would
+    not do: while somebody reads, it goes on without the rest, and without waiting.
+    Source: https://www.sqlite.org/wal.html, sections 2.1 and 3.1.
+
     Raises:
         StorageInternalError: the disk is full, or cannot be written, as of any other write to the study.
     """
     try:
-        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=rw", uri=True)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-    except sqlite3.Error as error:
+        # The database itself is never opened here: to close it would drop the locks that SQLite has on it in this process.
+        handle = os.open(_log(database), os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and database.exists():
+            return  # a study without a log waits for the disk by itself
         raise optuna.exceptions.StorageInternalError(str(error)) from error
 
 
-def close_study(study: optuna.Study, folder: Path) -> None:
-    """Leave the study of a run as one plain file, which can be copied, and read where nobody may write."""
+def _log(database: Path) -> Path:
+    return database.with_name(f"{database.name}-wal")
+
+
+def without_log(database: Path) -> bool:
+    """Whether a study's file holds all of it: no write-ahead log lies beside it, or an empty one."""
+    log = _log(database)
+    return not log.exists() or not log.stat().st_size
+
+
+def close_study(study: optuna.Study, folder: Path, say: Callable[[str], object]) -> None:
+    """Leave the study of a run as one plain file, which can be copied, and read where nobody may write.
+
+    Args:
+        say: Told in a sentence if that is not possible, for somebody reads it or the disk is full. What the study holds is then
+            moved from the log into the file all the same, as far as it can be.
+    """
     study._storage.remove_session()
     backend = getattr(study._storage, "_backend", None)
     if isinstance(backend, optuna.storages.RDBStorage):
         backend.engine.dispose()
-    # A dashboard that has it open keeps it in the log's mode: that is as sound, and the next owner's end mends it.
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(folder / DATABASE, timeout=0)) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")
+    database = folder / DATABASE
+    try:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=rw", uri=True, timeout=0)) as connection:
+            try:
+                connection.execute("PRAGMA journal_mode = DELETE")
+            except sqlite3.Error:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                raise
+    except sqlite3.Error as error:
+        say(
+            f"{database}: stays with {database.name}-wal and -shm, which belong to it: another program, such as a dashboard, "
+            f"reads it, or it cannot be written ({error}). The end of `nas dashboard` makes it one file; until then copy it "
+            f"with: sqlite3 {DATABASE} '.backup copy.db'"
+        )
 
 
 def describe(study: optuna.Study, facts: Mapping[str, str]) -> None:

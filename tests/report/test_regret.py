@@ -62,7 +62,8 @@ def test_the_values_of_a_made_table(frame: pd.DataFrame) -> None:
     assert found.spent_seconds == pytest.approx(31 + 51 + 81 + 6 + 17 + 51 + 14 + 1)
     cost, saved = found.said()
     assert "would have stopped 3 networks; 1 went on to the end" in cost
-    assert "it came among the best 3. Up to 100% of the stopped" in cost and "one network says little" in cost
+    assert "it came among the best 3. The chance of one stopped network to come there is at most 100% (95 %)" in cost
+    assert "one network says little" in cost
     assert saved.startswith("Stopping saved about 1.1 minutes, 20% of") and "an estimate" in saved
 
 
@@ -120,7 +121,26 @@ def test_the_bound_is_that_of_clopper_and_pearson(ended: int, seen: int, share: 
     bad = [trial(200 + n, "trained", 0.1, 0.2, audited="phase 1") for n in range(ended - seen)]
     others = [trial(300 + n, "trained", 0.5, 0.5) for n in range(5)]
     found = stopping(table([*good, *bad, *others]), REWARD, phases=2, top_k=max(1, seen))
-    assert found.most_finalists() == pytest.approx(share, abs=1e-3)
+    assert found.highest_chance() == pytest.approx(share, abs=1e-3)
+
+
+def test_networks_that_were_audited_do_not_push_each_other_from_the_finalists() -> None:
+    """Each stopped network is held against those that were not: three of four beat the second best of these."""
+    others = [trial(n, "trained", 0.5, reward) for n, reward in enumerate((0.6, 0.7, 0.8))]
+    audits = [trial(10 + n, "trained", 0.1, r, audited="phase 1") for n, r in enumerate((0.9, 0.85, 0.75, 0.65))]
+    found = stopping(table([*others, *audits]), REWARD, phases=2, top_k=2)
+    assert found.bar == 0.7 and sum(audit.finalist for audit in found.audits) == 2
+    assert found.highest_chance() == pytest.approx(0.9873, abs=1e-4), "where 1 - p ** 4 is 0.05"
+
+
+def test_no_share_of_the_stopped_is_claimed_that_cannot_be() -> None:
+    """Of 109 stopped, 5 went on and none was good: at most 3 of the 109 can be among the best 3, whatever the bound."""
+    stopped = [trial(100 + n, "pruned", 0.1) for n in range(104)]
+    audits = [trial(300 + n, "trained", 0.1, 0.2, audited="phase 1") for n in range(5)]
+    found = stopping(table([*TRIALS[:3], *stopped, *audits]), REWARD, phases=2, top_k=3)
+    (cost, *_) = found.said()
+    assert found.stopped == 109 and "of the stopped" not in cost
+    assert "none of them came among the best 3. The chance of one stopped network to come there is at most 45%" in cost
 
 
 def test_a_published_run_of_before_audits_is_read(pytestconfig: pytest.Config) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 import yaml
 from tiny import TINY_NETWORK, TINY_SPACE
 
@@ -17,7 +23,8 @@ from nas.cost import count
 from nas.errors import RunError, SearchError, SpaceError, UnknownNameError
 from nas.objective import Reward
 from nas.search import SearchResult, begin
-from nas.search.study import open_study, records
+from nas.search.record import TrialRecord
+from nas.search.study import close_study, open_study, records
 from nas.space import Limit, SearchSpace
 
 
@@ -192,3 +199,44 @@ def test_a_source_that_cannot_be_read_is_refused_before_anything_is_made(
     database.unlink()
     with pytest.raises(RunError, match=r"study\.db: is not there, and results are taken from it"):
         nas.search(**settings, budget=1, warm_start=run_copy)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nobody may write in a folder while the body runs, the administrator included."""
+    for path in (*folder.iterdir(), folder):
+        path.chmod(0o555)
+    administrator = os.geteuid() == 0
+    if administrator:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if administrator:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("log", [None, b"", b"more" * 99], ids=["no log", "an empty log", "a log"])
+def test_a_run_that_ended_while_it_was_watched_is_read_where_nobody_may_write(log: bytes | None) -> None:
+    with tempfile.TemporaryDirectory() as name:  # unlike `tmp_path` it can be entered by everybody
+        database = Path(name) / "study.db"
+        study = fresh(Path(name))
+        stored = TrialRecord(0, "trained", "0" * 16, "net", reward=0.5).attributes()
+        study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs=stored))
+        close_study(study, Path(name), pytest.fail)
+        with closing(sqlite3.connect(database)) as left:
+            left.execute("PRAGMA journal_mode = WAL")
+        if log is not None:
+            database.with_name("study.db-wal").write_bytes(log)
+        with read_only(Path(name)):
+            if log != b"":
+                plain = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
+                with closing(plain), pytest.raises(sqlite3.OperationalError):
+                    plain.execute("SELECT 1 FROM trials").fetchone()
+            if log:  # what it holds cannot be read there, and is not passed over
+                with pytest.raises(sqlalchemy.exc.OperationalError):
+                    begin._records(database)
+            else:
+                assert [record.reward for record in begin._records(database)] == [0.5]
+        assert {path.name for path in Path(name).iterdir()} <= {"study.db", "study.db-wal"}, "it is left as it is"

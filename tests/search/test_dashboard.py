@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,9 @@ from stubs import Search, StubEvaluator
 
 from nas import runs
 from nas.errors import RunError
+from nas.search import dashboard
 from nas.search.dashboard import save_plot
+from nas.search.study import DATABASE, close_study, open_study, search_study, storage_url
 from nas.space import SearchSpace
 
 pytest.importorskip("optuna_dashboard", reason="the dashboard is an extra")
@@ -36,3 +40,30 @@ def test_a_run_without_a_study_is_refused(tmp_path: Path) -> None:
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such folder"):
         save_plot(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("still", [False, True], ids=["ended", "goes on"])
+def test_a_run_that_ends_while_it_is_watched_has_one_file_after_the_watching(
+    tmp_path: Path, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch, still: bool
+) -> None:
+    search = Search(tmp_path / "run", tiny_space)
+    monkeypatch.setattr(dashboard, "open_search", runs.open_run)
+    monkeypatch.setattr(dashboard, "save_plot", lambda folder: search_study(url))
+    url = storage_url(search.folder)
+    owner = open_study(search.folder, "stub", sampler="random", pruner="none", seed=0)
+    said: list[str] = []
+
+    def watched(storage: object, **address: object) -> None:
+        owner.ask()
+        close_study(owner, search.folder, said.append)
+        assert "belong to it" in said[-1] and list(search.folder.glob(f"{DATABASE}-*"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("optuna_dashboard.run_server", watched)
+    owned = runs.owned(search.folder) if still else nullcontext()
+    with owned, pytest.raises(KeyboardInterrupt):
+        dashboard.serve(search.folder, host="127.0.0.1", port=1, say=said.append)
+    with closing(sqlite3.connect(search.folder / DATABASE)) as connection:
+        assert len(said) == 2, "where it is served, and the owner's note"
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal" if still else "delete",)
+        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (1,)

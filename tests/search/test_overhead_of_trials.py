@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
+import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -22,7 +24,7 @@ from nas.engine._worker import Worker
 from nas.evaluate import PhaseResult
 from nas.search import loop, record
 from nas.search.record import LiveTable, TrialRecord, table
-from nas.search.study import DATABASE, close_study, open_study, settle
+from nas.search.study import DATABASE, _Unhurried, close_study, open_study, settle, without_log
 
 
 def journal(database: Path) -> str:
@@ -70,34 +72,79 @@ def test_the_owner_does_not_wait_for_the_disk_at_each_write_and_leaves_one_plain
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
     assert journal(database) == "wal"
     study.ask({"x": optuna.distributions.IntDistribution(0, 3)})
-    close_study(study, search.folder)
+    close_study(study, search.folder, pytest.fail)
     assert journal(database) == "delete" and not list(search.folder.glob(f"{DATABASE}-*"))
     database.chmod(0o444)
     again = optuna.load_study(study_name="stub", storage=f"sqlite:///file:{database}?mode=ro&uri=true")
     assert len(again.trials) == 1
 
 
-def test_a_study_that_a_dashboard_reads_can_be_closed(search: Search) -> None:
+@pytest.mark.parametrize("idle", [True, False], ids=["idle", "in a transaction"])
+def test_a_study_that_a_dashboard_reads_can_be_closed(search: Search, tmp_path: Path, idle: bool) -> None:
     study = open_study(search.folder, "stub", sampler="random", pruner="none", seed=0)
-    with closing(sqlite3.connect(search.folder / DATABASE)) as reader:
+    database, said = search.folder / DATABASE, list[str]()
+    with closing(sqlite3.connect(database)) as reader:
+        if not idle:
+            reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM trials").fetchone()
+        study.ask()
+        close_study(study, search.folder, said.append)
+        (note,) = said
+        assert "study.db-wal and -shm, which belong to it: another program" in note and ".backup" in note
+        assert without_log(database) == idle, "moved into the file where nobody is in the middle of reading"
+        if idle:
+            shutil.copy(database, tmp_path / "alone.db")
+            assert len(optuna.load_study(study_name="stub", storage=f"sqlite:///{tmp_path / 'alone.db'}").trials) == 1
+    assert journal(database) == "wal", "the header of the file says so still"
+    study = open_study(search.folder, "stub", sampler="random", pruner="none", seed=0)
+    assert len(study.trials) == 1
+    close_study(study, search.folder, pytest.fail)
+    assert journal(database) == "delete"
+
+
+def test_a_study_that_cannot_be_closed_is_told_and_not_made_anew(search: Search) -> None:
+    study = open_study(search.folder, "stub", sampler="random", pruner="none", seed=0)
+    said: list[str] = []
+    database = search.folder / DATABASE
+    close_study(study, search.folder, said.append)
+    database.write_bytes(b"no database" * 100)
+    close_study(study, search.folder, said.append)
+    assert len(said) == 1 and "file is not a database" in said[0]
+    database.unlink()
+    close_study(study, search.folder, said.append)
+    assert len(said) == 2 and not database.exists()
+
+
+def test_settling_waits_for_the_log_on_the_disk(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = open_study(search.folder, "stub", sampler="random", pruner="none", seed=0)
+    database = search.folder / DATABASE
+    log = database.with_name(f"{DATABASE}-wal")
+    with closing(sqlite3.connect(database)) as reader:  # whom no checkpoint would wait for
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM trials").fetchone()
         study.ask()
-        close_study(study, search.folder)
-    assert len(open_study(search.folder, "stub", sampler="random", pruner="none", seed=0).trials) == 1
+        waited: list[tuple[int, int]] = []
+        monkeypatch.setattr(os, "fsync", lambda handle: waited.append((os.fstat(handle).st_ino, log.stat().st_size)))
+        settle(database)
+        assert waited == [(log.stat().st_ino, log.stat().st_size)] and waited[0][1] > 0
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(optuna.exceptions.StorageInternalError, match="No space left"):
+        settle(database)
+    close_study(study, search.folder, pytest.fail)
+    settle(database)  # there is no log to wait for
 
 
-def test_what_is_settled_is_in_the_database_itself(search: Search, tmp_path: Path) -> None:
-    study = open_study(search.folder, "stub", sampler="random", pruner="none", seed=0)
-    study.ask()
-    settle(search.folder / DATABASE)
-    shutil.copy(search.folder / DATABASE, tmp_path / "alone.db")  # without the log: as if that had not reached the disk
-    alone = optuna.load_study(study_name="stub", storage=f"sqlite:///{tmp_path / 'alone.db'}")
-    assert len(alone.trials) == 1
+def test_a_study_without_a_log_waits_for_the_disk_at_each_write() -> None:
+    with closing(sqlite3.connect(":memory:", factory=_Unhurried)) as connection:  # which cannot have one
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_a_study_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
-    with pytest.raises(optuna.exceptions.StorageInternalError, match="unable to open"):
+    with pytest.raises(optuna.exceptions.StorageInternalError, match="No such file"):
         settle(tmp_path / DATABASE)
     assert not (tmp_path / DATABASE).exists()
 
