@@ -27,7 +27,7 @@ Lines = list[str]
 HEAD = """# Benchmarks
 
 Each benchmark has all of its arms in one run, in an order drawn anew for each round; ratios are taken round by round. A figure
-is the median over the rounds with its 95 % bootstrap interval in brackets; of fewer than six rounds the range stands in its place.
+is the median over the rounds with its 95 % bootstrap interval in brackets; of fewer than six rounds the range instead.
 This page is written by `python -m benchmarks.readme` from the files under `results/published/benchmarks/`, which hold every
 round, the settings, the versions and the device. Beside them: how well step times are predicted
 ([block_table.json](../results/published/block_table.json)), what stopping early loses

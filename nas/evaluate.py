@@ -7,27 +7,23 @@ each at its own resolution.
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from nas.cost import COSTS, Measurement
 from nas.cost import from_document as measurement_of
 from nas.cost.latency import LIMIT, inference, latency_ms
 from nas.cost.memory import peak_memory
-from nas.cost.step_time import FULL, SEARCH, Protocol, search_target, step_times
-from nas.data import Dataset, Split
+from nas.cost.step_time import SEARCH, Protocol, search_target, step_times
+from nas.data import Dataset
 from nas.data import load as load_data
-from nas.devices import lane_name, out_of_memory, pick_device
-from nas.errors import DataError, DeviceError, MeasurementError, UsageError
+from nas.devices import lane_name, out_of_memory
+from nas.errors import DataError, DeviceError, UsageError
 from nas.host import keep_freed_memory
 from nas.lane import Lane, lane
 from nas.objective import slacks
@@ -36,7 +32,7 @@ from nas.spec import ArchSpec
 from nas.train import loop
 from nas.train.graphs import Graphs, Mode, Work
 from nas.train.loop import PhaseTraining, TrainState
-from nas.train.recipes import RECIPES, Recipe
+from nas.train.recipes import Recipe
 from nas.train.schedule import Phase, phases
 
 Outcome = Literal["ok", "infeasible", "out_of_memory", "diverged", "timeout", "worker_died"]
@@ -365,54 +361,3 @@ def _broken(beyond: Mapping[str, float]) -> list[str]:
 
 
 # --- timing one network by itself -------------------------------------------------------------------------
-
-
-def time_in_two_processes(specs: Sequence[ArchSpec], batch_size: int, device: str) -> list[tuple[Measurement, ...]]:
-    """Time the training step of some networks by the full protocol, in two fresh processes, one after the other.
-
-    In each process the networks take turns, so that their ratios hold where the machine's speed drifts.
-
-    Raises:
-        MeasurementError: the steps do not fit into memory together.
-
-    Returns:
-        For each process the step time of each network, at its own resolution.
-    """
-    found = []
-    for _ in range(2):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            job = pool.submit(_time_alone, tuple(specs), batch_size, device, torch.get_num_threads())
-            try:
-                found.append(job.result())
-            except (RuntimeError, BrokenProcessPool) as error:
-                if not (out_of_memory(error) or isinstance(error, BrokenProcessPool)):
-                    raise
-                largest = max(spec.resolved().resolution for spec in specs)
-                raise MeasurementError(
-                    f"step_time_ms: out of memory at batch {batch_size} and {largest} pixels on {device}. Lower --batch-size "
-                    "or --resolution, or time fewer networks at once."
-                ) from error
-    return found
-
-
-def _time_alone(specs: tuple[ArchSpec, ...], batch_size: int, device: str, threads: int) -> tuple[Measurement, ...]:
-    torch.set_num_threads(threads)
-    where = pick_device(device)
-    if where.type == "cpu":
-        keep_freed_memory()  # as in a search, so that the times are those of a search
-    recipe = replace(RECIPES["standard"], batch_size=batch_size)
-    steps = []
-    for spec in specs:
-        resolution = spec.resolved().resolution
-        # Noise, not zeros: a device draws less power on zeros, and runs faster than it will on images.
-        pixels = np.random.default_rng(0).integers(
-            0, 256, (min(batch_size, 256), resolution, resolution, spec.in_channels), dtype=np.uint8
-        )
-        split = Split(pixels, np.arange(len(pixels)) % spec.num_classes)
-        ones = (0.5,) * spec.in_channels
-        names = tuple(map(str, range(spec.num_classes)))
-        data = Dataset("noise", split, split, names, "", ones, ones, ())
-        state = loop.start(spec, recipe, where, seed=0)
-        steps.append(loop.timing_step(state, loop.to_device(data, recipe, where), recipe, resolution))
-    with lane(lane_name(where), alone=True):
-        return step_times(steps, where, FULL)

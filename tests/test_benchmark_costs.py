@@ -40,7 +40,13 @@ def test_ratios_are_of_the_same_round() -> None:
     }
     found = scaling_law_cost.compared(plans, [{"a": 3600.0, "b": 3600.0}, {"a": 7200.0, "b": 7200.0}])
     assert found["hours"]["plain, 0.1"]["median"] == 9.0
-    assert found["ratios"]["plain, 0.1 / nas, at most"] == {"median": 3.0, "low": 3.0, "high": 3.0, "n": 2}
+    assert found["ratios"]["plain, 0.1 / nas, at most"] == {
+        "median": 3.0,
+        "low": 3.0,
+        "high": 3.0,
+        "n": 2,
+        "interval": "range",
+    }
 
 
 @pytest.mark.slow

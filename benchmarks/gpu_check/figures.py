@@ -14,7 +14,8 @@ from nas.catalog import load_arch
 from nas.cost.latency import latencies
 from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, step_times
-from nas.evaluate import Evaluator, time_in_two_processes
+from nas.evaluate import Evaluator
+from nas.timing import time_in_two_processes
 from nas.train.recipes import RECIPES
 from nas.train.schedule import Progressive
 

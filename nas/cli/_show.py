@@ -267,7 +267,7 @@ def _verify(spec: ArchSpec) -> None:
 
 def _times(specs: Sequence[ArchSpec], batch_size: int, device: str) -> list[tuple[Measurement, ...]]:
     from nas.devices import describe_device, pick_device
-    from nas.evaluate import time_in_two_processes
+    from nas.timing import time_in_two_processes
 
     where = pick_device(device)
     click.echo(f"timing on {describe_device(where)['name']} in two processes, one after the other ...", err=True)

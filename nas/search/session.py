@@ -20,7 +20,7 @@ from nas.data import Dataset, is_found, located
 from nas.data import load as load_data
 from nas.devices import describe_device, pick_devices
 from nas.engine import WORKER, Engine, PhaseBug, checkpoints, engine_for
-from nas.errors import DeviceError, NasError, RunError, SearchError, UsageError
+from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits
 from nas.objective import Reward, few_images, guessing, tightest, warnings
 from nas.report import write_report
@@ -31,13 +31,13 @@ from nas.search.config import SearchConfig
 from nas.search.facts import manifest
 from nas.search.finalists import Finalist, Fresh, best, finalists_before, measure_again
 from nas.search.loop import Terms, run_loop, saved_bug
+from nas.search.machine import on_this_cpu
 from nas.search.record import LiveTable, TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
 from nas.search.study import close_study, describe, open_study, records, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
 from nas.train.preflight import check_asked, step_mode
-from nas.train.probe import DEFAULT, WORKERS, probed, settled
 from nas.train.recipes import Recipe, from_document, load_recipe
 
 
@@ -115,23 +115,9 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
         reopened(config.warm_start)
     watcher = watcher or Watcher()
     recipe = load_recipe(config.recipe or space.recipe)
-    config, recipe = _on_this_cpu(config, recipe, watcher)
+    config, recipe = on_this_cpu(config, recipe, watcher.note, watcher.waiting)
     config = replace(config, data=located(config.data))  # the run may be continued from another folder
     return _run(config, space, recipe, None, watcher)
-
-
-def _on_this_cpu(config: SearchConfig, recipe: Recipe, watcher: Watcher) -> tuple[SearchConfig, Recipe]:
-    """Return settings and recipe with what pays on this CPU where they leave it open; unchanged on a GPU."""
-    many = config.devices == WORKERS
-    if not many and pick_devices(config.devices)[0].type != "cpu":
-        return config, recipe
-    try:
-        probe = probed(watcher.note, watcher.waiting)
-    except NasError as error:
-        watcher.note(f"{error} Until then: one worker, float32, channels last.")
-        probe = DEFAULT
-    devices = f"cpu:{probe.workers}" if probe.workers > 1 else "cpu"
-    return replace(config, devices=devices if many else config.devices), settled(recipe, probe)
 
 
 def resume(

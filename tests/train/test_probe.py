@@ -14,7 +14,7 @@ import torch
 
 from nas.data import Dataset
 from nas.errors import DeviceError, UsageError
-from nas.search import session
+from nas.search import machine
 from nas.search.config import SearchConfig
 from nas.spec import ArchSpec
 from nas.train import loop, probe
@@ -104,24 +104,22 @@ def test_a_process_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
         probe.measured()
 
 
-def test_a_search_goes_on_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_search_goes_on_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> Probe:
         raise DeviceError("What pays on this CPU cannot be measured.")
 
-    monkeypatch.setattr(session, "probed", fails)
+    monkeypatch.setattr(machine, "probed", fails)
     said: list[str] = []
-    watcher = session.Watcher()
-    monkeypatch.setattr(watcher, "note", said.append)
-    config, recipe = session._on_this_cpu(SearchConfig(devices="cpu:auto"), RECIPES["quick"], watcher)
+    config, recipe = machine.on_this_cpu(SearchConfig(devices="cpu:auto"), RECIPES["quick"], said.append, lambda: None)
     assert (config.devices, recipe) == ("cpu", RECIPES["quick"])
     assert said == ["What pays on this CPU cannot be measured. Until then: one worker, float32, channels last."]
 
 
 def test_as_many_workers_as_pay_are_started_where_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Probe(3, 1, "channels_last", "bfloat16", {})
-    monkeypatch.setattr(session, "probed", lambda *_: found)
+    monkeypatch.setattr(machine, "probed", lambda *_: found)
     for devices, expected in (("cpu:auto", "cpu:3"), ("cpu", "cpu"), ("cpu:2", "cpu:2")):
-        config, recipe = session._on_this_cpu(SearchConfig(devices=devices), RECIPES["quick"], session.Watcher())
+        config, recipe = machine.on_this_cpu(SearchConfig(devices=devices), RECIPES["quick"], print, lambda: None)
         assert (config.devices, recipe.precision, recipe.layout) == (expected, "bfloat16", "auto")
 
 
