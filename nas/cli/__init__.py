@@ -43,7 +43,7 @@ def cli(debug: bool) -> None:
     "devices",
     default="auto",
     show_default=True,
-    help="auto, cpu, cuda, cuda:1; a worker for each of cuda:0,cuda:1 or for cpu:2.",
+    help="auto (a GPU, or the workers that pay on this CPU), cpu, cuda:1; a worker for each of cuda:0,cuda:1 or for cpu:2.",
 )
 @click.option(
     "--steps", default="auto", show_default=True, help="How steps are done: auto, eager, graph (CUDA graphs)."

@@ -41,7 +41,8 @@ class SearchConfig:
         skip_broken: Leave out images that cannot be read, and count them, in place of stopping at them.
         recipe: `quick`, `standard` or a YAML file; None takes the space's own.
         devices: `auto`, `cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is a device. Several (`cuda:0,cuda:1`) or a number
-            of workers (`cpu:2`) have a process each; a script that asks for them needs `if __name__ == "__main__":`.
+            of workers (`cpu:2`, or `cpu:auto` for as many as pay) have a process each; a script that asks for them needs
+            `if __name__ == "__main__":`.
         steps: How training steps are done, in training and timing alike: `eager`, kernel by kernel; `graph`, as CUDA graphs;
             `auto`, as CUDA graphs on a CUDA device where the baseline's first steps agree.
         sampler: Who suggests networks: see `nas.search.samplers`.
