@@ -222,7 +222,7 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-COLD = 10
+COLD = 5
 """A first step, which plans and allocates, may take so many times as long as the next: one shorter than so many blocks says
 nothing of how many steps make a block."""
 
