@@ -37,7 +37,9 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
 @click.option("--data", help="Images; the run's own, or the built-in ones for an ARCH.")
 @click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and count them.")
 @click.option("--recipe", help="How candidates are trained; the run's own, or standard for an ARCH.")
-@click.option("--devices", "--device", "devices", default="auto", show_default=True, help="As of nas search; auto is one worker.")
+@click.option(
+    "--devices", "--device", "devices", default="auto", show_default=True, help="As of nas search; auto is one worker."
+)
 @click.option("--budget", default=12, show_default=True, help="Networks of the grid to train.")
 @click.option(
     "--budget-metric",
