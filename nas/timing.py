@@ -8,12 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from nas.cost import Measurement
 from nas.cost.step_time import FULL, step_times
-from nas.data import Dataset, Split
+from nas.data.noise import noise
 from nas.devices import lane_name, out_of_memory, pick_device
 from nas.errors import MeasurementError
 from nas.host import keep_freed_memory
@@ -60,14 +59,7 @@ def _time_alone(specs: tuple[ArchSpec, ...], batch_size: int, device: str, threa
     steps = []
     for spec in specs:
         resolution = spec.resolved().resolution
-        # Noise, not zeros: a device draws less power on zeros, and runs faster than it will on images.
-        pixels = np.random.default_rng(0).integers(
-            0, 256, (min(batch_size, 256), resolution, resolution, spec.in_channels), dtype=np.uint8
-        )
-        split = Split(pixels, np.arange(len(pixels)) % spec.num_classes)
-        ones = (0.5,) * spec.in_channels
-        names = tuple(map(str, range(spec.num_classes)))
-        data = Dataset("noise", split, split, names, "", ones, ones, ())
+        data = noise(spec, min(batch_size, 256))
         state = loop.start(spec, recipe, where, seed=0)
         steps.append(loop.timing_step(state, loop.to_device(data, recipe, where), recipe, resolution))
     with lane(lane_name(where), alone=True):

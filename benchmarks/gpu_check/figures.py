@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_check.setting import Setting, noise, plain, timed_step
+from benchmarks.gpu_check.setting import Setting, plain, timed_step
 from nas.catalog import load_arch
 from nas.cost.latency import latencies
 from nas.cost.memory import peak_memory
 from nas.cost.step_time import FULL, SEARCH, step_times
+from nas.data.noise import noise
 from nas.evaluate import Evaluator
 from nas.timing import time_in_two_processes
 from nas.train.recipes import RECIPES

@@ -15,8 +15,9 @@ import torch
 
 from benchmarks._common import conditions, store, stored
 from benchmarks._stats import median_interval, shuffled
-from benchmarks.gpu_check.setting import Setting, noise
+from benchmarks.gpu_check.setting import Setting
 from nas.catalog import load_arch
+from nas.data.noise import noise
 from nas.spec import ArchSpec
 from nas.train import loop
 from nas.train.graphs import WARMUP, Graphs, Work

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from nas.cost import Measurement
-from nas.data import BUILTIN, Dataset, Split
+from nas.data import BUILTIN
+from nas.data.noise import noise
 from nas.runs import write_text
 from nas.spec import ArchSpec
 from nas.train import loop
@@ -65,16 +66,6 @@ class Setting:
 def plain(item: Measurement) -> dict[str, Any]:
     """Return a time as plain data."""
     return {"ms": item.value, "mad_ms": item.spread, "n": item.n}
-
-
-def noise(spec: ArchSpec, images: int) -> Dataset:
-    """Return random images of a network's own size, with its classes in turn."""
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (images, spec.resolution, spec.resolution, spec.in_channels), dtype=np.uint8
-    )
-    split = Split(pixels, np.arange(images) % spec.num_classes)
-    half = (0.5,) * spec.in_channels
-    return Dataset("noise", split, split, tuple(map(str, range(spec.num_classes))), "", half, half, ())
 
 
 def timed_step(

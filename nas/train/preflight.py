@@ -20,12 +20,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nas import blocks
-from nas.data import Dataset, Split
+from nas.data.noise import noise
 from nas.devices import lane_name, out_of_memory, pick_device
 from nas.errors import DeviceError, NasError, RunError, UsageError
 from nas.lane import lane
@@ -234,7 +233,7 @@ def trace(device: torch.device, spec: ArchSpec, recipe: Recipe, graphs: Replayer
     phase = replace(phase, dropout=max(phase.dropout, DROPPED), epochs=(steps + 1) * recipe.batch_size / images)
     recipe = replace(recipe, train_images=images)
     state = loop.start(spec, recipe, device, seed=0)
-    data = loop.to_device(_noise(spec, images), recipe, device)
+    data = loop.to_device(noise(spec, images), recipe, device)
     seen = None if graphs is None else _Seen(graphs)
     found, before, was = Trace([], [], [], [], [], []), 0.0, _weights(state)
     with loop.stepping(state, data, recipe, phase, seen) as (order, step, total):
@@ -253,15 +252,6 @@ def trace(device: torch.device, spec: ArchSpec, recipe: Recipe, graphs: Replayer
             found.random.append(_generator(device).numpy().tobytes())
             before, was = float(total), now
     return found
-
-
-def _noise(spec: ArchSpec, images: int) -> Dataset:
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (images, spec.resolution, spec.resolution, spec.in_channels), dtype=np.uint8
-    )
-    split = Split(pixels, np.arange(images) % spec.num_classes)
-    half = (0.5,) * spec.in_channels
-    return Dataset("noise", split, split, tuple(map(str, range(spec.num_classes))), "", half, half, ())
 
 
 def _weights(state: loop.TrainState) -> Tensor:
