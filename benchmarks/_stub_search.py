@@ -329,7 +329,7 @@ def _optuna(watcher: _Turns, clock: Clock, sampler: str, folder: Path, space: st
         pruner=PRUNERS["median"](),
     )
     done = len(study.get_trials(deepcopy=False))
-    study.sampler = SAMPLERS[sampler](done)
+    study.sampler = SAMPLERS[sampler](done, None)
     steps = {
         name: clock.timed(name, function)
         for name, function in {"ask": study.ask, "report and prune": _reported, "tell": study.tell}.items()

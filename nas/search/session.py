@@ -103,7 +103,10 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     if config is not None and settings:
         raise UsageError(f"search: found config and {', '.join(settings)}; give one or the other.")
     config = config or configs.from_settings(settings, "search")
-    _ = SAMPLERS[config.sampler](config.seed), PRUNERS[config.pruner]  # what can be wrong is found before any work
+    _ = (
+        SAMPLERS[config.sampler](config.seed, None),
+        PRUNERS[config.pruner],
+    )  # what can be wrong is found before any work
     config.limits()
     check_asked(config.steps)
     space = catalog.load_space(config.space)

@@ -18,6 +18,7 @@ from optuna.trial import TrialState, create_trial
 from nas.errors import RunError
 from nas.search.record import TrialRecord, from_trial
 from nas.search.samplers import PRUNERS, SAMPLERS
+from nas.search.samplers.known import Known
 from nas.space import Domain
 from nas.spec import Value
 
@@ -47,11 +48,16 @@ def search_study(storage: str) -> optuna.Study:
     return optuna.load_study(study_name=own[0], storage=kept)
 
 
-def open_study(folder: Path, name: str, *, sampler: str, pruner: str, seed: int) -> optuna.Study:
+def open_study(
+    folder: Path, name: str, *, sampler: str, pruner: str, seed: int, known: Known | None = None
+) -> optuna.Study:
     """Make or load the study of a run, with a sampler that does not repeat itself.
 
     A seeded sampler that is made anew would suggest its first networks again; its seed therefore moves with the number
     of trials that the study has.
+
+    Args:
+        known: What the sampler may know of the space; None in a study that is only read.
 
     Raises:
         UnknownNameError: no such sampler or pruner. RunError: the database cannot be opened.
@@ -71,7 +77,7 @@ def open_study(folder: Path, name: str, *, sampler: str, pruner: str, seed: int)
             f"{folder / DATABASE}: cannot be opened as a study ({str(error).splitlines()[0]}). "
             "Check that the folder can be written and that the disk is not full."
         ) from None
-    study.sampler = make(seed + trials)
+    study.sampler = make(seed + trials, known)
     return study
 
 

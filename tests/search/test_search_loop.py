@@ -330,7 +330,7 @@ def test_a_sampler_that_is_stuck_is_helped_by_a_random_draw(search: Search) -> N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "nas.search.samplers.SAMPLERS._values", {**SAMPLERS._values, "stuck": lambda seed: Stuck(seed=seed)}
+            "nas.search.samplers.SAMPLERS._values", {**SAMPLERS._values, "stuck": lambda seed, known: Stuck(seed=seed)}
         )
         found = search.go(StubEvaluator(), 4, sampler="stuck", memory=True)
     assert len(kinds(found, "trained")) == 4

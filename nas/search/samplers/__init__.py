@@ -9,24 +9,25 @@ import optuna
 
 from nas.errors import UsageError
 from nas.registry import Registry
+from nas.search.samplers.known import Known
 from nas.search.stopping import Halving
 
-Make = Callable[[int], optuna.samplers.BaseSampler]
-"""Makes a sampler from a seed."""
+Make = Callable[[int, Known | None], optuna.samplers.BaseSampler]
+"""Makes a sampler from a seed and what is known of the space, where that is known."""
 
 SAMPLERS: Registry[Make] = Registry("sampler")
 
 
-def _gp(seed: int) -> optuna.samplers.BaseSampler:
+def _gp(seed: int, known: Known | None) -> optuna.samplers.BaseSampler:
     if find_spec("scipy") is None:  # optuna asks for it only after the random trials, in the middle of a search
         raise UsageError("--sampler gp: needs SciPy, which is not installed. Run: pip install 'phinas[gp]'")
     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=20, deterministic_objective=False)
 
 
-SAMPLERS.register("random", lambda seed: optuna.samplers.RandomSampler(seed=seed))
+SAMPLERS.register("random", lambda seed, known: optuna.samplers.RandomSampler(seed=seed))
 SAMPLERS.register(
     "tpe",
-    lambda seed: optuna.samplers.TPESampler(
+    lambda seed, known: optuna.samplers.TPESampler(
         seed=seed,
         n_startup_trials=20,
         n_ei_candidates=64,
@@ -36,7 +37,7 @@ SAMPLERS.register(
     ),
 )
 SAMPLERS.register("gp", _gp)
-SAMPLERS.register("nsga2", lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20))
+SAMPLERS.register("nsga2", lambda seed, known: optuna.samplers.NSGAIISampler(seed=seed, population_size=20))
 
 PRUNERS: Registry[Callable[[], optuna.pruners.BasePruner]] = Registry("pruner")
 

@@ -1,0 +1,41 @@
+"""What is known of a search's choices before anything is measured; samplers that use it waste no suggestion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+Params = Mapping[str, Any]
+"""A trial's parameters by name, as Optuna holds them: an ordered choice is the index of its value."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """The choices of a space, and what follows from them without a measurement.
+
+    Args:
+        distributions: Each choice by name: integers where values are ordered, categories where not.
+        network: Which network parameters make; None where they are not permitted (a rule of the space, a limit on what can be
+            counted, a network that is to be left out). Equal answers are one network, however different the parameters.
+        active: The names of the choices that shape that network; the others are masked, as those of a layer that it lacks.
+        cost: Natural logarithm of each cost that is known exactly, by name, such as `num_params`; empty where none is.
+    """
+
+    distributions: Mapping[str, BaseDistribution]
+    network: Callable[[Params], Hashable | None]
+    active: Callable[[Params], frozenset[str]]
+    cost: Callable[[Params], Mapping[str, float]]
+
+
+def plain(distributions: Mapping[str, BaseDistribution]) -> Known:
+    """Return what is known of parameters of which nothing else is: each combination is a network of its own."""
+    names = frozenset(distributions)
+    return Known(
+        distributions,
+        network=lambda params: tuple(params[name] for name in distributions),
+        active=lambda params: names,
+        cost=lambda params: {},
+    )
