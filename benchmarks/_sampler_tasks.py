@@ -153,7 +153,10 @@ def stages(data: Path = DATA, seed: int = 0) -> Task:
         }
 
         def stage(block: int, kernel: int, expand: int, depth: int, se: int, ends: tuple[int, int]) -> tuple[int, int]:
-            layers = [_layer(block, kernel, expand, se, *ends), *[_layer(block, kernel, expand, se, ends[1], ends[1])] * depth]
+            layers = [
+                _layer(block, kernel, expand, se, *ends),
+                *[_layer(block, kernel, expand, se, ends[1], ends[1])] * depth,
+            ]
             return sum(one[0] for one in layers), sum(one[1] for one in layers)
 
         table = _tabled((2, 3, 3, 4, 2), partial(stage, ends=(before, after)))
@@ -224,9 +227,9 @@ def _made(
 ) -> Task:
     """Draw how accurate networks are, and return the task.
 
-    Quality = the logarithm of the size + an effect of each choice + one of random pairs of choices, of weights 1, 1 and 0.7
-    in standard deviations over random networks; accuracy = 0.55 + 0.3 / (1 + exp(-0.4 quality)). Effects are free tables, those of
-    ordered choices more often up than down. Networks larger than the median of random ones are forbidden.
+    Quality = the logarithm of the size + an effect of each choice + one of random pairs of choices, of weights 1, 1 and 0.7 in
+    standard deviations over random networks; accuracy = 0.55 + 0.3 / (1 + exp(-0.4 quality)). Effects are free tables; those
+    of ordered choices go more often up than down. Networks larger than the median of random ones are forbidden.
 
     Args:
         gates: Choices that are masked: by which choice, unless its index is at least that. size, work: Parameters and
@@ -245,7 +248,11 @@ def _made(
         for pair in (pairs[number] for number in drawn)
     ]
     sample = np.stack([rng.integers(count, size=DRAWN) for count in sizes])
-    parts: list[Callable[[Any], Any]] = [lambda x: np.log(_total(size, x)), partial(_total, main), partial(_total, mixed)]
+    parts: list[Callable[[Any], Any]] = [
+        lambda x: np.log(_total(size, x)),
+        partial(_total, main),
+        partial(_total, mixed),
+    ]
     usual = [(float(values.mean()), float(values.std())) for values in (part(sample) for part in parts)]
     limit = float(np.median(_total(size, sample)))
     middle = float(np.median(_total(work, sample)))

@@ -1,8 +1,8 @@
 """How many trainings does each sampler need? All of them on the same tasks, against Optuna's default as a user writes it.
 
-Every sampler that `nas search` knows by name, and `optuna`: `TPESampler(seed=...)` as it is, with every choice a category. Each searches
-each task with many seeds, by ask and tell in a study in memory. Nothing is trained: what a training would show is looked up in tables
-of trained networks, or computed in made tasks (see `benchmarks/_sampler_tasks.py`, which says what is real and what is made).
+Every sampler that `nas search` knows by name, and `optuna`: `TPESampler(seed=...)` as it is, with every choice a category. Each
+searches each task with many seeds, by ask and tell in a study in memory. Nothing is trained: what a training would show is looked
+up in tables of trained networks, or computed in made tasks (`benchmarks/_sampler_tasks.py` says what is real and what is made).
 
     python -m benchmarks.samplers --samplers random optuna tpe evolution local --seeds 20
     python -m benchmarks.samplers --samplers gp --seeds 8 --budget 100
@@ -12,15 +12,17 @@ How to read it:
   that has asked five times its budget ends, and stays as good as it was.
 - What a network shows in a seed is the same for all samplers.
 - A search picks the network with the best value seen. Regret = (optimum - true score of the pick) / (optimum - mean true score):
-  0 is the best network, 1 a random one. Regret of the best = the same of the best network among those seen, picked or not: what is
-  between them is lost to noise. Mean over seeds, with its standard error.
-- Needed: the number of networks after which a sampler's mean regret is for the first time no more than that of `optuna`
-  after 200, with the 95 % bootstrap interval over the seeds (Efron & Tibshirani 1993, section 13.3).
-- Seconds: processor time of a suggestion, the median around the 25th, 100th and 200th network; as a ratio to `random` of the same seed.
+  0 is the best network, 1 a random one. Regret of the best = the same of the best network among those seen, picked or not;
+  what is between the two is lost to noise. Mean over seeds, with its standard error.
+- Needed: the number of networks after which a sampler's mean regret is for the first time no more than that of `optuna` after
+  200, with the 95 % bootstrap interval over the seeds (Efron & Tibshirani 1993, section 13.3).
+- Seconds: processor time of a suggestion, the median around the 25th, 100th and 200th network; as a ratio to `random` of the
+  same seed too.
 - With --pending 3, three more trials are running whenever one is suggested, as with four workers.
 
-Every search is stored as it ends, under its task, sampler, pending trials and seed, so the command goes on where it was cut off, and
-adds to what is there. A sampler that has changed since needs another --out. Writes `samplers.json` under the results folder of the device.
+Every search is stored as it ends, under its task, sampler, pending trials and seed, so the command goes on where it was cut off,
+and adds to what is there. A sampler that has changed since needs another --out. Writes `samplers.json` under the results
+folder of the device.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ def asked(arm: str, task: Task) -> dict[str, BaseDistribution]:
     if arm != OPTUNA:
         return dict(task.known.distributions)
     return {
-        name: CategoricalDistribution(tuple(range(item.low, item.high + 1))) if isinstance(item, IntDistribution) else item
+        name: CategoricalDistribution(tuple(range(item.low, item.high + 1)))
+        if isinstance(item, IntDistribution)
+        else item
         for name, item in task.known.distributions.items()
     }
 
@@ -216,15 +220,18 @@ def summary(runs: Mapping[str, Mapping[int, Mapping[str, Any]]], about: Mapping[
                 "regret_over_optuna": {
                     number: spread(np.array(pairs))
                     for number in budgets
-                    if number <= at
-                    and (pairs := _differences(regret, found, rival, runs[OPTUNA], number))
+                    if number <= at and (pairs := _differences(regret, found, rival, runs[OPTUNA], number))
                 },
             }
     return rows
 
 
 def _differences(
-    ours: np.ndarray[Any, Any], mine: Mapping[int, Any], theirs: np.ndarray[Any, Any], his: Mapping[int, Any], number: int
+    ours: np.ndarray[Any, Any],
+    mine: Mapping[int, Any],
+    theirs: np.ndarray[Any, Any],
+    his: Mapping[int, Any],
+    number: int,
 ) -> list[float]:
     """Return how much more regret one sampler has than another with the same seeds."""
     places = {seed: place for place, seed in enumerate(his)}
@@ -235,7 +242,9 @@ def _differences(
     ]
 
 
-def _seconds(found: Mapping[int, Mapping[str, Any]], over: Mapping[int, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def _seconds(
+    found: Mapping[int, Mapping[str, Any]], over: Mapping[int, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
     """Return seconds of a suggestion by number of networks, or their ratio to those of another sampler with the same seed."""
     rows = {}
     for mark in map(str, TIMED):
@@ -338,7 +347,10 @@ def main(arguments: list[str] | None = None) -> None:
             keep(name, arm, seed, one(name, options.data_dir, arm, seed, *given))
     else:
         with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            going = {pool.submit(one, name, options.data_dir, arm, seed, *given): (name, arm, seed) for name, arm, seed in jobs}
+            going = {
+                pool.submit(one, name, options.data_dir, arm, seed, *given): (name, arm, seed)
+                for name, arm, seed in jobs
+            }
             for job in as_completed(going):
                 keep(*going[job], job.result())
     shown = {

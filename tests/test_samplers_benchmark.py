@@ -137,7 +137,10 @@ def test_made_tasks_are_what_they_say(name: str) -> None:
     rng = np.random.default_rng(1)
     names = list(made.known.distributions)
     drawn = [
-        {key: _sampler_tasks._options(item)[rng.integers(len(_sampler_tasks._options(item)))] for key, item in made.known.distributions.items()}
+        {
+            key: _sampler_tasks._options(item)[rng.integers(len(_sampler_tasks._options(item)))]
+            for key, item in made.known.distributions.items()
+        }
         for _ in range(300)
     ]
     networks = [made.known.network(params) for params in drawn]
@@ -151,7 +154,12 @@ def test_made_tasks_are_what_they_say(name: str) -> None:
     assert 0.004 < np.std(shown) < 0.012 and abs(np.mean(shown) - made.true(drawn[0])) < 0.003
     for params in drawn[:20]:
         for key in names:
-            other = {**params, key: next(value for value in _sampler_tasks._options(made.known.distributions[key]) if value != params[key])}
+            other = {
+                **params,
+                key: next(
+                    value for value in _sampler_tasks._options(made.known.distributions[key]) if value != params[key]
+                ),
+            }
             same = made.known.network(params) == made.known.network(other) and made.true(params) == made.true(other)
             if made.known.network(params) is not None and made.known.network(other) is not None:
                 assert same == (key not in made.known.active(params)), key
