@@ -13,7 +13,8 @@ from optuna.trial import TrialState, create_trial
 
 from nas.errors import UsageError
 from nas.search.samplers import SAMPLERS
-from nas.search.samplers._moves import Moves, MovingSampler
+from nas.search.samplers._draw import Draw
+from nas.search.samplers._moves import MovingSampler, _past
 from nas.search.samplers.evolution import EvolutionSampler
 from nas.search.samplers.known import Known, Params, plain
 from nas.search.samplers.local_search import START, LocalSearchSampler
@@ -131,8 +132,8 @@ def test_a_sampler_made_anew_goes_on_from_the_study_alone(kind: Callable[..., Mo
 @BOTH
 def test_trials_of_all_states_are_seen_and_what_has_no_value_leads_nowhere(kind: Callable[..., MovingSampler]) -> None:
     study = new(kind(0, known=KNOWN))
-    moves, rng = Moves(KNOWN), np.random.default_rng(0)
     taken: set[Any] = set()
+    draw = Draw(KNOWN, taken, np.random.default_rng(0))
     ends: list[dict[str, Any]] = [
         {"state": TrialState.COMPLETE, "value": 1.0},
         {"state": TrialState.COMPLETE, "value": float("inf")},
@@ -143,7 +144,7 @@ def test_trials_of_all_states_are_seen_and_what_has_no_value_leads_nowhere(kind:
         {"state": TrialState.RUNNING},
     ]
     for end in ends * 8:
-        params = moves.random_new(rng, taken)
+        params = draw.random_new()
         taken.add(network(params))
         study.add_trial(create_trial(params=params, distributions=CHOICES, **end))
     broken = create_trial(params=params, distributions=CHOICES, state=TrialState.COMPLETE, value=99.0)
@@ -151,7 +152,7 @@ def test_trials_of_all_states_are_seen_and_what_has_no_value_leads_nowhere(kind:
     study.add_trial(broken)
     study.add_trial(create_trial(params={"x": 1}, distributions={"x": IntDistribution(0, 1)}, value=5.0))
     study.enqueue_trial({"depth": 0})
-    past = list(moves.past(study))
+    past = _past(study, KNOWN, START, -1)
     assert sorted(item.value for item in past if item.value is not None) == [0.5] * 8 + [1.0] * 8
     assert len(past) == len(ends) * 8 + 1
     found = [network(params) for params in run(study, 40)[1:]]
@@ -174,10 +175,14 @@ def test_more_than_one_objective_is_refused(kind: Callable[..., MovingSampler]) 
 
 
 @BOTH
-def test_a_float_is_refused(kind: Callable[..., MovingSampler]) -> None:
-    study = new(kind(0, known=plain({"x": FloatDistribution(0, 1)})))
-    with pytest.raises(UsageError, match=r"x: found FloatDistribution.*; allowed: categories and integers"):
-        study.ask({"x": FloatDistribution(0, 1)})
+def test_floats_are_drawn_at_random(kind: Callable[..., MovingSampler]) -> None:
+    study = new(kind(0))
+    choices = CHOICES | {"rate": FloatDistribution(0, 1)}
+    for _ in range(30):
+        trial = study.ask(choices)
+        study.tell(trial, value(trial.params))
+    assert len({trial.params["rate"] for trial in study.trials}) == 30
+    assert len({tuple(trial.params[name] for name in CHOICES) for trial in study.trials}) == 30
 
 
 @pytest.mark.parametrize("sizes", [{"population": 0}, {"tournament": 0}])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
 from nas.errors import UsageError
-from nas.search.samplers._moves import Moves, MovingSampler, Past
-from nas.search.samplers.known import Known
+from nas.search.samplers._draw import Draw, values_of
+from nas.search.samplers._moves import MovingSampler, Past
+from nas.search.samplers.known import Known, Params
 
 MUTATIONS = 100
 """So many children are drawn at most in search of a new one; then a random network comes in its place."""
@@ -45,22 +47,26 @@ class EvolutionSampler(MovingSampler):
         self._tournament = tournament
 
     def next(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        moves: Moves,
-        past: Sequence[Past],
-        seen: Container[Hashable],
+        self, study: optuna.Study, trial: FrozenTrial, known: Known, past: Sequence[Past], draw: Draw
     ) -> dict[str, Any]:
         """Return the child of a tournament's winner, or a random network."""
         ended = sorted((item.ended, item.number, item.value, item.params) for item in past if item.value is not None)
         alive = [(value, params) for _, _, value, params in ended[-self._population :]]
-        if len(alive) < self._population:
-            return moves.random_new(self._rng, seen)
-        for _ in range(MUTATIONS):
-            drawn = [alive[place] for place in self._rng.integers(len(alive), size=self._tournament)]
-            child = moves.mutated(max(drawn, key=lambda one: one[0])[1], self._rng)
-            network = moves.network(child)
-            if network is not None and network not in seen:
-                return child
-        return moves.random_new(self._rng, seen)
+        if len(alive) == self._population:
+            for _ in range(MUTATIONS):
+                drawn = [alive[place] for place in self._rng.integers(len(alive), size=self._tournament)]
+                child = _mutated(known, max(drawn, key=lambda one: one[0])[1], self._rng)
+                if draw.is_new(child):
+                    return child
+        return draw.random_new()
+
+
+def _mutated(known: Known, params: Params, rng: np.random.Generator) -> dict[str, Any]:
+    """Return parameters with one choice that shapes the network, drawn at random, changed to another value, drawn at random."""
+    active = known.active(params)
+    names = [name for name, item in known.distributions.items() if name in active and not item.single()]
+    if not names:
+        return dict(params)
+    name = names[rng.integers(len(names))]
+    others = [value for value in values_of(known.distributions[name]) if value != params[name]]
+    return {**params, name: others[rng.integers(len(others))]}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Sequence
 from math import isinf
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from nas.search.samplers._moves import Moves, MovingSampler, Past
+from nas.search.samplers._draw import Draw
+from nas.search.samplers._moves import MovingSampler, Past
+from nas.search.samplers.known import Known
 
 START = "nas:local_search:start"
 
@@ -32,24 +34,18 @@ class LocalSearchSampler(MovingSampler):
     MARK = START
 
     def next(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        moves: Moves,
-        past: Sequence[Past],
-        seen: Container[Hashable],
+        self, study: optuna.Study, trial: FrozenTrial, known: Known, past: Sequence[Past], draw: Draw
     ) -> dict[str, Any]:
         """Return a neighbour that has not been tried, or a random network."""
         start = max((item.number for item in past if item.mark), default=0)
         climb = [(item.value, item.params) for item in past if item.number >= start and item.value is not None]
         if climb:
             best = max(climb, key=lambda one: one[0])[1]  # the first of equals: it moves only where it gains
-            near = moves.neighbours(best)
-            for place in self._rng.permutation(len(near)):
-                network = moves.network(near[place])
-                if network is not None and network not in seen:
+            near = draw.neighbours(best)
+            for place in map(int, self._rng.permutation(len(near))):
+                if draw.is_new(near[place]):
                     return near[place]
-            around = {moves.network(params) for params in near}
-            if not any(isinf(item.ended) and moves.network(item.params) in around for item in past):
+            around = {known.network(params) for params in near}
+            if not any(isinf(item.ended) and known.network(item.params) in around for item in past):
                 study._storage.set_trial_system_attr(trial._trial_id, START, True)
-        return moves.random_new(self._rng, seen)
+        return draw.random_new()
