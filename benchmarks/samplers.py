@@ -318,6 +318,8 @@ def main(arguments: list[str] | None = None) -> None:
     content = stored(path)
     runs, tasks = content.get("runs", {}), content.get("tasks", {})
     head, there = conditions(device), []
+    before = content.get("command", head["command"]).split("; ")
+    head["command"] = "; ".join(dict.fromkeys([*before, head["command"]]))
     for name in options.tasks:
         try:
             found = task(name, options.data_dir)

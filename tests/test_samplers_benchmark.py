@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import _sampler_tasks, samplers  # noqa: E402
+from benchmarks import _sampler_tasks, readme, samplers  # noqa: E402
 from benchmarks._sampler_tasks import TASKS, Task  # noqa: E402
 from nas.search.samplers.known import Known  # noqa: E402
 
@@ -120,7 +120,10 @@ def test_the_command_goes_on_where_it_was(
     content = json.loads(path.read_text())
     assert content["runs"].items() > before.items() and set(content["summary"]["0"]["tiny"]) == {"random", "local"}
     samplers.main([*arguments, "--samplers", "local", "--pending", "1"])
-    assert set(json.loads(path.read_text())["summary"]) == {"0", "1"}
+    content = json.loads(path.read_text())
+    assert set(content["summary"]) == {"0", "1"}
+    lines = readme.samplers(content, {})
+    assert sum(line.startswith("| `local` | 2 |") for line in lines) == 2
     monkeypatch.setattr(samplers, "task", lambda name, data: Task(**{**vars(tiny(data)), "optimum": 7.0}))
     with pytest.raises(SystemExit, match="another task tiny"):
         samplers.main(arguments)
