@@ -43,6 +43,7 @@ TITLES = {
     "scaling_law_cost": "Cost of a scaling law",
     "cpu_path": "What pays on a CPU",
     "samplers": "Samplers: trainings needed",
+    "surrogates": "Networks of real runs, foreseen",
 }
 """Benchmarks in the order of the page, by the beginning of their file's name."""
 
@@ -256,6 +257,27 @@ def samplers(content: Content, others: Mapping[str, Content]) -> Lines:
     return lines
 
 
+def surrogates(content: Content, others: Mapping[str, Content]) -> Lines:
+    """How models order recorded networks that they have not seen."""
+    lines = []
+    for run, row in content["runs"].items():
+        sizes = list(next(iter(row["tau"].values())))
+        found = [
+            [
+                f"`{name}`",
+                *(f"{one[size]['mean']:.2f} ({one[size]['low']:.2f} to {one[size]['high']:.2f})" for size in sizes),
+            ]
+            for name, one in row["tau"].items()
+        ]
+        lines += [
+            f"`{run}`, {row['networks']} networks: Kendall's tau between what is foreseen and the reward at the end of phase 1, by the "
+            f"number of networks seen; mean of {content['settings']['splits']} splits, and 5 to 95 % of them.",
+            "",
+            *table(["model", *(f"{size} seen" for size in sizes)], found),
+        ]
+    return lines
+
+
 WRITERS: dict[str, Callable[[Content, Mapping[str, Content]], Lines]] = {
     "proxy_throughput": proxy_throughput,
     "fidelity": fidelity,
@@ -264,6 +286,7 @@ WRITERS: dict[str, Callable[[Content, Mapping[str, Content]], Lines]] = {
     "scaling_law_cost": scaling_law_cost,
     "cpu_path": cpu_path,
     "samplers": samplers,
+    "surrogates": surrogates,
 }
 
 
