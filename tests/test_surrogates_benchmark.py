@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import surrogates  # noqa: E402
+from benchmarks import readme, surrogates  # noqa: E402
 from nas.report import load_run  # noqa: E402
 from nas.search.samplers.known import Known, Params  # noqa: E402
 
@@ -60,3 +61,11 @@ def test_networks_of_a_published_run_are_read() -> None:
 def test_a_run_that_is_too_short_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert surrogates.main([str(ROOT / "results/published/v2_tiny-family"), "--out", str(tmp_path)]) == 1 + 1
     assert "allowed: 50 or more" in capsys.readouterr().err
+
+
+def test_the_command_writes_what_the_page_shows(tmp_path: Path) -> None:
+    run = str(ROOT / "results/published/v2_tiny-200")
+    assert surrogates.main([run, "--splits", "1", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*/surrogates.json")
+    lines = readme.surrogates(json.loads(path.read_text()), {})
+    assert sum(line.startswith("| `") and line.count("|") == 5 for line in lines) == len(surrogates.MODELS)
