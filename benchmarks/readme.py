@@ -270,8 +270,8 @@ def surrogates(content: Content, others: Mapping[str, Content]) -> Lines:
             for name, one in row["tau"].items()
         ]
         lines += [
-            f"`{run}`, {row['networks']} networks: Kendall's tau between what is foreseen and the reward at the end of phase 1, by "
-            f"the number of networks seen; mean of {content['settings']['splits']} splits, and 5 to 95 % of them.",
+            f"`{run}`, {row['networks']} networks: Kendall's tau between what is foreseen and the reward at the end of phase 1,"
+            f" by the number of networks seen; mean of {content['settings']['splits']} splits, and 5 to 95 % of them.",
             "",
             *table(["model", *(f"{size} seen" for size in sizes)], found),
         ]
