@@ -10,6 +10,7 @@ up in tables of trained networks, or computed in made tasks (`benchmarks/_sample
 How to read it:
 - The budget counts different permitted networks. Repeated and forbidden suggestions cost none; their shares are listed. A search
   that has asked five times its budget ends, and stays as good as it was.
+- A forbidden suggestion ends as pruned and tells by how much it breaks the limit, as in `nas search`.
 - What a network shows in a seed is the same for all samplers.
 - A search picks the network with the best value seen. Regret = (optimum - true score of the pick) / (optimum - mean true score):
   0 is the best network, 1 a random one. Regret of the best = the same of the best network among those seen, picked or not;
