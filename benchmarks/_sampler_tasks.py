@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nas.search.samplers.known import Known, Params
+from nas.search.samplers.known import Known, Params, values_of
 
 DATA = Path("../shared/data")
 TIME, SIZE = -0.07, -0.05
@@ -237,7 +237,7 @@ def _made(
     """
     rng = np.random.default_rng([seed, len(choices)])
     names = tuple(choices)
-    options = [_options(item) for item in choices.values()]
+    options = [values_of(name, item) for name, item in choices.items()]
     sizes = [len(values) for values in options]
     masks = {names.index(name): (names.index(by), least) for name, (by, least) in gates.items()}
     main = [_gated((place,), _effect(item, rng), masks, sizes) for place, item in enumerate(choices.values())]
@@ -301,18 +301,12 @@ def _made(
     )
 
 
-def _options(item: BaseDistribution) -> Sequence[Any]:
-    if isinstance(item, CategoricalDistribution):
-        return item.choices
-    assert isinstance(item, IntDistribution)
-    return range(item.low, item.high + 1)
-
-
 def _effect(item: BaseDistribution, rng: np.random.Generator) -> Array:
     """Draw the effect of each value of a choice."""
     if isinstance(item, CategoricalDistribution):
         return rng.standard_normal(len(item.choices))
-    return np.cumsum(rng.normal(0.4, 0.8, len(_options(item))))
+    assert isinstance(item, IntDistribution)
+    return np.cumsum(rng.normal(0.4, 0.8, item.high - item.low + 1))
 
 
 def _gated(where: tuple[int, ...], table: Array, masks: Mapping[int, tuple[int, int]], sizes: Sequence[int]) -> Term:

@@ -16,7 +16,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import _sampler_tasks, readme, samplers  # noqa: E402
 from benchmarks._sampler_tasks import TASKS, Task  # noqa: E402
-from nas.search.samplers.known import Known  # noqa: E402
+from nas.search.samplers._draw import Draw  # noqa: E402
+from nas.search.samplers.known import Known, values_of  # noqa: E402
 
 CHOICES: dict[str, BaseDistribution] = {"x": IntDistribution(0, 3), "y": CategoricalDistribution(("a", "b"))}
 
@@ -138,14 +139,8 @@ def test_tables_that_are_absent_are_said_to_be(tmp_path: Path, capsys: pytest.Ca
 def test_made_tasks_are_what_they_say(name: str) -> None:
     made, again = TASKS[name](), TASKS[name]()
     rng = np.random.default_rng(1)
-    names = list(made.known.distributions)
-    drawn = [
-        {
-            key: _sampler_tasks._options(item)[rng.integers(len(_sampler_tasks._options(item)))]
-            for key, item in made.known.distributions.items()
-        }
-        for _ in range(300)
-    ]
+    draw = Draw(made.known, set(), rng)
+    drawn = [draw.random() for _ in range(300)]
     networks = [made.known.network(params) for params in drawn]
     forbidden = sum(one is None for one in networks) / len(drawn)
     assert 0.4 < forbidden < 0.6
@@ -156,13 +151,8 @@ def test_made_tasks_are_what_they_say(name: str) -> None:
     shown = [made.observe(drawn[0], rng) for _ in range(200)]
     assert 0.004 < np.std(shown) < 0.012 and abs(np.mean(shown) - made.true(drawn[0])) < 0.003
     for params in drawn[:20]:
-        for key in names:
-            other = {
-                **params,
-                key: next(
-                    value for value in _sampler_tasks._options(made.known.distributions[key]) if value != params[key]
-                ),
-            }
+        for key, item in made.known.distributions.items():
+            other = {**params, key: next(value for value in values_of(key, item) if value != params[key])}
             same = made.known.network(params) == made.known.network(other) and made.true(params) == made.true(other)
             if made.known.network(params) is not None and made.known.network(other) is not None:
                 assert same == (key not in made.known.active(params)), key

@@ -14,8 +14,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import UsageError
-from nas.search.samplers._draw import Draw, values_of
-from nas.search.samplers.known import Known, Params, plain
+from nas.search.samplers._draw import Draw
+from nas.search.samplers.known import Known, Params, plain, values_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _past(study: optuna.Study, known: Known, mark: str, own: int) -> list[Past]:
     constraint, failed, or reported nothing has no value; its network is met all the same.
     """
     sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
-    options = {name: values_of(item) for name, item in known.distributions.items()}
+    options = {name: values_of(name, item) for name, item in known.distributions.items()}
     found = []
     for trial in study.get_trials(deepcopy=False):
         params = trial.params

@@ -10,9 +10,9 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from nas.errors import UsageError
-from nas.search.samplers._draw import Draw, values_of
+from nas.search.samplers._draw import Draw
 from nas.search.samplers._moves import MovingSampler, Past
-from nas.search.samplers.known import Known, Params
+from nas.search.samplers.known import Known, Params, values_of
 
 MUTATIONS = 100
 """So many children are drawn at most in search of a new one; then a random network comes in its place."""
@@ -68,5 +68,5 @@ def _mutated(known: Known, params: Params, rng: np.random.Generator) -> dict[str
     if not names:
         return dict(params)
     name = names[rng.integers(len(names))]
-    others = [value for value in values_of(known.distributions[name]) if value != params[name]]
+    others = [value for value in values_of(name, known.distributions[name]) if value != params[name]]
     return {**params, name: others[rng.integers(len(others))]}
