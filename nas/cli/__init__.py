@@ -50,9 +50,9 @@ def cli(debug: bool) -> None:
 )
 @click.option(
     "--sampler",
-    default="tpe",
+    default="arch",
     show_default=True,
-    help="Who suggests networks: tpe, gp, nsga2, evolution, local, random.",
+    help="Who suggests networks: arch (learns from few trainings), tpe, gp, nsga2, evolution, local, random.",
 )
 @click.option(
     "--pruner", default="halving", show_default=True, help="Who stops a trial at a phase's end: halving, median, none."
