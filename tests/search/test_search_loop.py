@@ -336,6 +336,19 @@ def test_a_sampler_that_is_stuck_is_helped_by_a_random_draw(search: Search) -> N
     assert len(kinds(found, "trained")) == 4
     helped = [trial for trial in search.study.trials if "suggested_by" in trial.user_attrs]
     assert helped and len(kinds(found, "duplicate", "forbidden")) >= 3 * 9
+    assert {record.suggested_by[:6] for record in found} == {"", "random"}
+
+
+@pytest.mark.parametrize(("sampler", "drawn"), [("random", 30), ("tpe", 20), ("nsga2", 20), ("gp", 20)])
+def test_records_say_who_was_drawn_at_random(search: Search, sampler: str, drawn: int) -> None:
+    found = search.go(StubEvaluator(), 30, sampler=sampler, memory=True)
+    random = [record for record in found if record.suggested_by]
+    assert {record.suggested_by for record in random} == {"random"}
+    # TPE counts all trials that ended, GP those that were trained, NSGA-II its first generation.
+    counted = found if sampler in ("tpe", "random") else kinds(found, "trained")
+    assert sum(bool(record.suggested_by) for record in counted) == (len(found) if sampler == "random" else drawn)
+    assert all(not record.suggested_by for record in found[found.index(random[-1]) + 1 :])
+    assert list(table(found)["suggested_by"]) == [record.suggested_by for record in found]
 
 
 @pytest.mark.parametrize("sampler", ["gp", "nsga2"])
