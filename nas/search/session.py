@@ -32,6 +32,7 @@ from nas.search.facts import manifest
 from nas.search.finalists import Finalist, Fresh, best, finalists_before, measure_again
 from nas.search.loop import Terms, run_loop, saved_bug
 from nas.search.machine import on_this_cpu
+from nas.search.permitted import known_of
 from nas.search.record import LiveTable, TrialRecord, table
 from nas.search.samplers import PRUNERS, SAMPLERS
 from nas.search.study import close_study, describe, open_study, records, values
@@ -250,7 +251,15 @@ def _owned(
         )  # the budget, the devices or the place of the images may be others
         _check_study(run)
     watcher.opened(run)
-    study = open_study(folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed)
+    classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
+    study = open_study(
+        folder,
+        f"search-{space.name}",
+        sampler=config.sampler,
+        pruner=config.pruner,
+        seed=config.seed,
+        known=known_of(space, setup.limits, **classes, skipped=skipped),
+    )
     describe(
         study,
         {
@@ -291,7 +300,6 @@ def _owned(
         watcher.trial(record)
 
     num_phases = recipe.progressive.phases
-    classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     terms = Terms(
         space=space,
         **classes,
