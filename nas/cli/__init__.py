@@ -11,7 +11,7 @@ import click
 
 from nas import __version__
 from nas.cli._given import given_by
-from nas.cli._larger import scale, train
+from nas.cli._larger import audit, scale, train
 from nas.errors import NasError
 
 EPILOG = "Documentation: docs/ of the repository. Start with: nas search --space v2_tiny --budget 12"
@@ -326,6 +326,7 @@ def doctor(data: str | None, **settings: Any) -> None:
         sys.exit(1)
 
 
+cli.add_command(audit)
 cli.add_command(scale)
 cli.add_command(train)
 
