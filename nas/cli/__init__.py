@@ -203,7 +203,7 @@ def latency(networks: tuple[str, ...], **settings: Any) -> None:
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 def report(run: Path | None) -> None:
-    """Write the report of a RUN again (report.md, pareto.png); the latest search unless named."""
+    """Write the report of a RUN again (report.md and its pictures); the latest search unless named."""
     from nas import runs
     from nas.report import write_report
 

@@ -5,7 +5,9 @@ What takes trainings of its own, `nas audit` does; its findings are folded in wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
@@ -90,18 +92,57 @@ def _noise(view: RunView, seeds: Scatter | None) -> list[str]:
     return [*lines, ""]
 
 
-def prior_of(view: RunView, seeds: Scatter | None) -> Prior:
+@dataclass(frozen=True)
+class Luck:
+    """How rewards are spread, and where the share of luck in that is from.
+
+    Args:
+        prior: See `nas.report.noise`. source: In words.
+        lost: What the finalists lost on average when they were measured again; None without finalists.
+        foreseen: What of that the scatter between seeds, or the error of an accuracy, explains.
+        raised: Whether luck was taken to be larger than these, for what the finalists lost.
+    """
+
+    prior: Prior
+    source: str
+    lost: float | None = None
+    foreseen: float = 0.0
+    raised: bool = False
+
+
+def luck_of(view: RunView, seeds: Scatter | None) -> Luck:
     """Return how the run's rewards are spread, and how much of that is luck.
 
     Luck is the scatter between seeds where it is known, else the error of an accuracy, either as it acts on the reward of a
-    network of the better half. What the noise of step times adds is a tenth of it or less, and left out.
+    network of the better half. What the noise of step times adds is a tenth of it or less, and left out. Where finalists lost
+    more than this explains, beyond twice its error, luck is as large as makes it the loss to be expected: what they lost is
+    seen, and a scatter of three or four trainings is hardly known.
     """
     rows = view.trained().drop_duplicates("arch_hash")
     half = rows.head(max(1, len(rows) // 2))
     factor = median(half["reward"] / half["val_accuracy"].clip(lower=1e-9))
-    known = seeds is not None and seeds.freedom >= LEAST_FREEDOM
-    luck = seeds.deviation if seeds is not None and known else float(rows["val_error"].median())
-    return prior(list(rows["reward"]), luck * factor)
+    if seeds is not None and seeds.freedom >= LEAST_FREEDOM:
+        deviation, source = seeds.deviation, "the scatter between seeds"
+    else:
+        deviation, source = float(rows["val_error"].median()), "the error of an accuracy"
+    found = prior(list(rows["reward"]), deviation * factor)
+    sound = _sound(view)
+    if not sound:
+        return Luck(found, source)
+    seen = fmean(item["record"]["reward"] for item in sound)
+    lost = fmean(item["optimism"] for item in sound)
+    expected, error, _ = found.shrunken(seen)
+    readings = fmean(len(item["accuracies"]) for item in sound)
+    doubt = math.sqrt((error**2 + found.noise**2 / readings) / len(sound))
+    if lost - (seen - expected) > 2 * doubt and seen > found.centre:
+        # Shrunk by the factor 1 - noise^2 / spread^2, what is above the centre loses noise^2 / spread^2 of itself.
+        raised = replace(found, noise=found.spread * math.sqrt(min(1.0, lost / (seen - found.centre))))
+        return Luck(raised, "what the finalists lost", lost, seen - expected, raised=True)
+    return Luck(found, source, lost, seen - expected)
+
+
+def _sound(view: RunView) -> list[Mapping[str, Any]]:
+    return [item for item in view.finalists if item.get("outcome", "ok") == "ok"]
 
 
 def _curse(view: RunView, seeds: Scatter | None) -> list[str]:
@@ -109,41 +150,36 @@ def _curse(view: RunView, seeds: Scatter | None) -> list[str]:
     head = ["### The best of many flatters itself", ""]
     if len(rows) < LEAST:
         return [*head, f"{len(rows)} networks are too few to say by how much; {LEAST} would do.", ""]
-    spread = prior_of(view, seeds)
+    luck = luck_of(view, seeds)
+    spread, sound = luck.prior, _sound(view)
     best = rows.iloc[0]
-    if spread.true_spread == 0:
-        return [
-            *head,
-            f"Luck alone (± {spread.noise:.4f}) explains how far the better half of the rewards is spread (± "
-            f"{spread.spread:.4f}): which of them came first says nothing. A longer recipe or more validation images would.",
-            "",
-        ]
     value, error, factor = spread.shrunken(float(best["reward"]))
-    lines = [
-        *head,
-        f"The highest of {len(rows)} rewards, {best['reward']:.4f}, is high partly by luck; expect {value:.4f} ± "
-        f"{error:.4f} of that network.",
-    ]
-    sound = [item for item in view.finalists if item.get("outcome", "ok") == "ok"]
+    if spread.true_spread == 0:
+        said = [
+            f"Luck alone (± {spread.noise:.4f}) explains how far the better half of the rewards is spread "
+            f"(± {spread.spread:.4f}): which of them came first in the search says nothing. A longer recipe or more validation images would."
+        ]
+    else:
+        said = [
+            f"The highest of {len(rows)} rewards, {best['reward']:.4f}, is high partly by luck; expect {value:.4f} ± "
+            f"{error:.4f} of that network."
+        ]
     if sound:
         own = _all_readings(sound[0], spread)
-        lines.append(
+        said.append(
             f"Of the winner: {sound[0]['record']['reward']:.4f} in the search, {sound[0]['reward']:.4f} measured again, "
             f"{own[0]:.4f} ± {own[1]:.4f} expected from all its trainings."
         )
-        lost = fmean(item["optimism"] for item in sound)
-        foreseen = fmean(item["record"]["reward"] - spread.shrunken(item["record"]["reward"])[0] for item in sound)
-        lines.append(
-            f"Measured again, the finalists lost {lost:.4f} on average, where the estimate expected {foreseen:.4f}"
-            + (": luck is larger here than it takes it to be." if lost > 2 * max(foreseen, spread.noise / 2) else ".")
+        said.append(
+            f"Measured again, the finalists lost {luck.lost:.4f} on average, where {luck.foreseen:.4f} were to be expected"
+            + (" by what is known of the noise: luck is taken to be as large as that says." if luck.raised else ".")
         )
-    source = "scatter between seeds" if seeds and seeds.freedom >= LEAST_FREEDOM else "error of an accuracy"
-    lines += [
+    said.append(
         f"The estimate is the mean under a normal prior: what is above the median ({spread.centre:.4f}) is shrunk by the factor "
-        f"{factor:.2f}, the share of the spread of the better half (± {spread.spread:.4f}) that luck (± {spread.noise:.4f}, the "
-        f"{source}) leaves. It holds for the highest of any number if the better half of the rewards scatters as a normal's.",
-        "",
-    ]
+        f"{factor:.2f}, the share of the spread of the better half (± {spread.spread:.4f}) that luck (± {spread.noise:.4f}, from "
+        f"{luck.source}) leaves. It holds for the highest of any number if the better half of the rewards scatters as a normal's."
+    )
+    lines = [*head, *said, ""]
     if len(sound) > 1:
         readings = [_all_readings(item, spread) for item in sound]
         cells = [

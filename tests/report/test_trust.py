@@ -16,7 +16,7 @@ from nas import runs
 from nas.objective import Reward, score_of
 from nas.report import load_run, page
 from nas.report.sensitivity import sensitivity
-from nas.report.trust import prior_of, seed_scatter
+from nas.report.trust import luck_of, seed_scatter
 from nas.search.record import TrialRecord
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "v2_tiny-200"
@@ -42,6 +42,11 @@ def many(number: int, noise: float = 0.02) -> list[TrialRecord]:
     ]
 
 
+def lost(record: TrialRecord, by: float) -> dict[str, Any]:
+    """A finalist whose fresh trainings are so much below what the search saw."""
+    return finalist(record, (record.reward or 0) - by)
+
+
 def stored(folder: Path, trainings: dict[str, float]) -> None:
     """Give a run fresh trainings, by `<arch_hash>-<seed>`."""
     content = json.loads((folder / "finalists.json").read_text())
@@ -53,7 +58,7 @@ def stored(folder: Path, trainings: dict[str, float]) -> None:
 def folder(tmp_path: Path) -> Path:
     trials = many(40)
     best = sorted(trials, key=lambda record: -(record.reward or 0))
-    folder = fabricate(tmp_path / "run", trials, [finalist(best[0], 0.71), finalist(best[1], 0.70)], [])
+    folder = fabricate(tmp_path / "run", trials, [lost(best[0], 0.006), lost(best[1], 0.004)], [])
     stored(
         folder,
         {f"{best[0].arch_hash}-1": 0.70, f"{best[0].arch_hash}-2": 0.72, f"{best[1].arch_hash}-1": 0.69,
@@ -91,18 +96,36 @@ def test_the_noise_floor_comes_from_fresh_trainings(folder: Path, tmp_path: Path
 
 def test_luck_is_taken_off_the_best(folder: Path, tmp_path: Path) -> None:
     view = load_run(folder)
-    spread = prior_of(view, seed_scatter(view))
+    luck = luck_of(view, seed_scatter(view))
     factor = (view.trained()["reward"] / view.trained()["val_accuracy"]).median()
-    assert spread.noise == pytest.approx(0.02 / 2**0.5 * factor)
+    assert luck.prior.noise == pytest.approx(0.02 / 2**0.5 * factor) and not luck.raised
     text = doubt(folder)
     best = view.trained()["reward"].iloc[0]
-    value = spread.shrunken(float(best))[0]
+    value = luck.prior.shrunken(float(best))[0]
     assert f"The highest of 40 rewards, {best:.4f}, is high partly by luck; expect {value:.4f}" in text and value < best
-    assert "Of the winner:" in text and "scatter between seeds" in text
+    assert "Of the winner:" in text and "the scatter between seeds" in text
+    assert "the finalists lost 0.0050 on average, where" in text
     assert "| finalist | in the search | measured again | expected, from all |" in text
     same = [replace(record, reward=0.7 + record.number / 1e5, val_accuracy=0.7) for record in many(20)]
     assert "Luck alone" in doubt(fabricate(tmp_path / "same", same, [], []))
     assert "9 networks are too few" in doubt(fabricate(tmp_path / "nine", many(9), [], []))
+
+
+def test_what_finalists_lost_says_more_than_the_scatter_of_a_few_trainings(folder: Path) -> None:
+    before = load_run(folder)
+    content = json.loads((folder / "finalists.json").read_text())
+    for item in content["finalists"]:
+        item["reward"] = item["record"]["reward"] - 0.04
+        item["optimism"] = 0.04
+    runs.write_json(folder / "finalists.json", content)
+    view = load_run(folder)
+    luck = luck_of(view, seed_scatter(view))
+    assert luck.raised and luck.lost == pytest.approx(0.04) and luck.foreseen < 0.03
+    assert luck.prior.noise > 1.5 * luck_of(before, seed_scatter(before)).prior.noise
+    # With this luck the loss is what is to be expected of the finalists.
+    seen = float(np.mean([item["record"]["reward"] for item in view.finalists]))
+    assert seen - luck.prior.shrunken(seen)[0] == pytest.approx(min(0.04, seen - luck.prior.centre))
+    assert "luck is taken to be as large as that says" in doubt(folder)
 
 
 def test_the_sampler_is_held_against_random_draws(folder: Path, tmp_path: Path) -> None:
