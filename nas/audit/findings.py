@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
@@ -30,7 +30,8 @@ def fidelity(
     """Return how far the proxy orders networks as the long training does, and as itself with another seed.
 
     The search's own reading of a network and the fresh one are two readings by the proxy; each is held against the long one, and
-    the mean is taken.
+    the mean is taken. `change` is by how much the fresh accuracy is above the search's, on average over the networks of either
+    half: luck alone makes the better half lose and the other gain, another seed for all moves both.
 
     Args:
         rows: The run's trained networks, by falling reward. networks: Those of the audit, likewise.
@@ -55,6 +56,13 @@ def fidelity(
             for arm, own in ((OWN, seed), (long.name, far))
         )
         upper = [place for place, name in enumerate(sound) if name in better]
+        if order == "accuracy" and upper and len(upper) < len(sound):
+            changes = [fresh - old for fresh, old in zip(again, search, strict=True)]
+            lower = [place for place in range(len(sound)) if place not in upper]
+            found["change"] = {
+                half: fmean(changes[place] for place in places)
+                for half, places in (("better", upper), ("worse", lower))
+            }
         found[order] = {
             "long": _orders([(search, truth), (again, truth)], upper),
             "again": _orders([(search, again)], upper),
@@ -87,7 +95,8 @@ def tuning(
     """Return what each recipe costs and how far it orders networks as the long one does; the cheapest that suffices is `chosen`.
 
     One training by each recipe is held against the long one, the run's own recipe likewise. The cost is the median over networks
-    of the measured seconds of training, beside those by the run's own recipe.
+    of the measured time of training beside that by the run's own recipe, each in steps of the baseline, which were timed right
+    before it: recipes come one after the other, and the machine's speed may not stay what it was.
     """
     candidates: list[dict[str, Any]] = []
     for arm in found:
@@ -126,8 +135,9 @@ def tuning(
 
 
 def _trained(stored: Mapping[str, Mapping[str, Any]], arch_hash: str, seed: int) -> float:
+    """Return how long a training took, in steps of the baseline (and a factor that is the same for all)."""
     item = stored[f"{arch_hash}-{seed}"]
-    return max(1e-9, float(item["seconds"]) - float(item["timing_seconds"]))
+    return max(1e-9, float(item["seconds"]) - float(item["timing_seconds"])) / float(item["ref_step_time_ms"])
 
 
 def compared(view: RunView, other: RunView) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class AuditProgress(Screen, Watcher):
         self._say("plan", f"{_many(left, 'training')}{last}, from what the search took{there}", "bold")
         if left:
             self._console.print(
-                "network             seed  recipe                     accuracy           seconds", style="dim"
+                "network             seed  recipe                          accuracy           seconds", style="dim"
             )
 
     def note(self, sentence: str) -> None:
@@ -67,7 +67,7 @@ class AuditProgress(Screen, Watcher):
 
     def trained(self, arm: Arm, label: str, seed: int, values: Mapping[str, Any]) -> None:
         """Print the line of a training that has ended."""
-        line = f"{label:19s} {seed:4d}  {arm.words:25s}  "
+        line = f"{label:19s} {seed:4d}  {arm.words:30s}  "
         if values["outcome"] == "ok":
             line += f"{values['val_accuracy']:.4f} ± {values['val_error']:.4f}   {values['seconds']:7.1f}"
         else:
@@ -87,6 +87,9 @@ class AuditProgress(Screen, Watcher):
             own = result.run.manifest["config"]
             words = " ".join(f"--{name} {shlex.quote(str(own[name]))}" for name in ("space", "data", "budget"))
             self._say("next", f"nas search {words} --recipe {shlex.quote(str(recipe))}")
+        elif "tuning" in result.findings:
+            more = 2 * len(result.findings["networks"])
+            self._say("next", f"nas audit {folder} --tune-proxy --networks {more}   (the same recipes, better known)")
         elif "fidelity" in result.findings:
             self._say("next", f"nas audit {folder} --tune-proxy")
         else:

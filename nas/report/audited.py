@@ -10,6 +10,9 @@ from nas.report.markdown import table
 WEAK = 0.5
 """A rank correlation below this puts a quarter of all pairs or more into the wrong order: (1 - tau) / 2 of them."""
 
+WIDE = 0.5
+"""An interval wider than this does not tell a good proxy from a bad one."""
+
 
 def fidelity_said(audit: Mapping[str, Any]) -> list[str]:
     """Say how far the proxy orders networks as a long training does.
@@ -39,6 +42,15 @@ def fidelity_said(audit: Mapping[str, Any]) -> list[str]:
                 f" With another seed it agrees with itself at {_agreed(again['tau'])}: so much its scatter leaves."
             )
     lines = [*head, verdict]
+    if change := found.get("change"):
+        lines.append(
+            f"Trained again, the accuracies of the run's better half changed by {change['better']:+.4f} on average, those of "
+            f"the other half by {change['worse']:+.4f}: what the one loses beside the other was luck."
+        )
+    if long is not None and long["tau"]["low"] is not None and long["tau"]["high"] - long["tau"]["low"] > WIDE:
+        lines.append(
+            f"{found['networks']} networks leave a wide interval; `--networks {2 * found['networks']}` would narrow it."
+        )
     if long is not None and long["tau"]["value"] < WEAK:
         limit = again is not None and again["tau"]["value"] - long["tau"]["value"] < 0.15
         lines.append(
@@ -106,7 +118,7 @@ def tuning_said(audit: Mapping[str, Any]) -> list[str]:
         "",
         *table(heads, rows),
         "",
-        "Cost is measured time of training beside the run's recipe, on the same networks.",
+        "Cost is measured time of training beside the run's recipe, on the same networks, in steps of the baseline.",
         "",
     ]
 

@@ -157,7 +157,8 @@ def _curse(view: RunView, seeds: Scatter | None) -> list[str]:
     if spread.true_spread == 0:
         said = [
             f"Luck alone (± {spread.noise:.4f}) explains how far the better half of the rewards is spread "
-            f"(± {spread.spread:.4f}): which of them came first in the search says nothing. A longer recipe or more validation images would."
+            f"(± {spread.spread:.4f}): which of them came first in the search says nothing. A longer recipe or more validation "
+            "images would."
         ]
     else:
         said = [

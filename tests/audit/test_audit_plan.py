@@ -78,13 +78,19 @@ def readings(noise: float, drift: float = 0.0) -> tuple[pd.DataFrame, list[str],
     rows = pd.DataFrame({"arch_hash": names, "val_accuracy": search, "reward": search * 0.9})
     rows = rows.sort_values("reward", ascending=False)
 
-    def stored(values: Any, seed: int, seconds: float) -> dict[str, Any]:
+    def stored(values: Any, seed: int, seconds: float, slow: float = 1.0) -> dict[str, Any]:
         return {
-            f"{name}-{seed}": {"outcome": "ok", "val_accuracy": value, "seconds": seconds + 2, "timing_seconds": 2.0}
+            f"{name}-{seed}": {
+                "outcome": "ok",
+                "val_accuracy": value,
+                "seconds": slow * seconds + 2,
+                "timing_seconds": 2.0,
+                "ref_step_time_ms": 30 * slow,
+            }
             for name, value in zip(names, values, strict=True)
         }
 
-    raw = {OWN: stored(again, 1, 10.0), "long-5": stored(worth, FAR, 50.0), "epochs-half": stored(half, 1, 5.5)}
+    raw = {OWN: stored(again, 1, 10.0), "long-5": stored(worth, FAR, 50.0), "epochs-half": stored(half, 1, 5.5, slow=3)}
     return rows, list(rows["arch_hash"]), raw
 
 
@@ -100,11 +106,14 @@ def test_a_proxy_without_noise_or_taste_is_perfect_and_others_are_not() -> None:
         for against in ("long", "again"):
             assert found[order][against]["tau"]["value"] == pytest.approx(1)
             assert found[order][against]["tau_upper"]["networks"] == 6
+    assert found["change"] == pytest.approx({"better": 0, "worse": 0})
     rows, names, raw = readings(0.0, drift=0.9)
     biased = fidelity(rows, names, raw, long, times=5.0, **TERMS)["accuracy"]
     assert biased["again"]["tau"]["value"] == pytest.approx(1) and biased["long"]["tau"]["value"] < 0.5
     rows, names, raw = readings(0.1)
     noisy = fidelity(rows, names, raw, long, times=5.0, **TERMS)["accuracy"]
+    change = fidelity(rows, names, raw, long, times=5.0, **TERMS)["change"]
+    assert change["better"] < change["worse"] - 0.02, "luck put some networks into each half"
     assert noisy["again"]["tau"]["value"] < 0.8 and noisy["long"]["tau"]["low"] < noisy["long"]["tau"]["value"]
 
 
