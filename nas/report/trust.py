@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from nas.report.audited import against_said, fidelity_said, tuning_said
 from nas.report.chance import chance, expected_best
 from nas.report.effects import Effects, Span, parameters, percent
@@ -62,15 +64,20 @@ def seed_scatter(view: RunView) -> Scatter | None:
 def _noise(view: RunView, seeds: Scatter | None) -> list[str]:
     order = rerank(view)
     others = len(order.table) - 1
-    alike = order.not_told_apart()
+    alike = by_images = order.not_told_apart()
+    if seeds is not None and seeds.freedom >= LEAST_FREEDOM:
+        both = order.table.assign(val_error=np.hypot(order.table["val_error"], seeds.deviation))
+        alike = replace(order, table=both).not_told_apart()
     images = view.run.manifest["data"]["used_val_images"]
     error = float(view.trained()["val_error"].median())
     if alike == 0:
-        verdict = "The first network's reward is above that of every other by more than the errors of their accuracies."
+        verdict = "The first network's reward is above that of every other by more than its noise."
     elif alike == others:
         verdict = "None of the other networks can be told from the first: the order is luck."
     else:
         verdict = f"{alike} of the other {others} networks cannot be told from the first by their accuracies."
+    if alike != by_images:
+        verdict += f" By the images alone it would be {by_images}: seeds scatter too."
     lines = [
         "### Noise",
         "",

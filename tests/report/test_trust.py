@@ -14,7 +14,7 @@ from test_report import fabricate, finalist, trial
 
 from nas import runs
 from nas.objective import Reward, score_of
-from nas.report import load_run, page
+from nas.report import load_run, page, rerank
 from nas.report.sensitivity import sensitivity
 from nas.report.trust import luck_of, seed_scatter
 from nas.search.record import TrialRecord
@@ -82,7 +82,9 @@ def test_the_noise_floor_comes_from_fresh_trainings(folder: Path, tmp_path: Path
     assert seeds is not None and seeds.deviation == pytest.approx(0.02 / 2**0.5) and seeds.freedom == 2
     text = doubt(folder)
     assert "scatters by 0.0141 on the same images" in text and "4 trainings of 2 networks" in text
-    assert "networks cannot be told from the first by their accuracies" in text
+    alone = rerank(load_run(folder)).not_told_apart()
+    both = int(re.search(r"(\d+) of the other 39 networks cannot be told from the first", text)[1])  # type: ignore[index]
+    assert both > alone and f"By the images alone it would be {alone}: seeds scatter too." in text
     bare = fabricate(tmp_path / "bare", many(12), [], [])
     assert "no network was trained with several fresh ones" in doubt(bare)
     (folder / "audit").mkdir()
