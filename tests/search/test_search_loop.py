@@ -351,6 +351,21 @@ def test_records_say_who_was_drawn_at_random(search: Search, sampler: str, drawn
     assert list(table(found)["suggested_by"]) == [record.suggested_by for record in found]
 
 
+def test_a_sampler_of_our_own_says_itself_what_it_drew(search: Search) -> None:
+    class Own(optuna.samplers.RandomSampler):
+        """Draws every other network at random, or says so."""
+
+        drew_at_random = False
+
+        def before_trial(self, study: Any, trial: Any) -> None:
+            self.drew_at_random = trial.number % 2 == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.search.samplers.SAMPLERS._values", {"own": lambda seed, known: Own(seed=seed)})
+        found = search.go(StubEvaluator(), 6, sampler="own", memory=True)
+    assert [record.suggested_by for record in found] == ["random" if n % 2 == 0 else "" for n in range(len(found))]
+
+
 @pytest.mark.parametrize("sampler", ["gp", "nsga2"])
 def test_samplers_that_ignore_pruned_trials_leave_forbidden_ground(search: Search, sampler: str) -> None:
     found = search.go(StubEvaluator(), 24, sampler=sampler, memory=True)
