@@ -48,7 +48,12 @@ def cli(debug: bool) -> None:
 @click.option(
     "--steps", default="auto", show_default=True, help="How steps are done: auto, eager, graph (CUDA graphs)."
 )
-@click.option("--sampler", default="tpe", show_default=True, help="Who suggests networks: tpe, gp, nsga2, random.")
+@click.option(
+    "--sampler",
+    default="tpe",
+    show_default=True,
+    help="Who suggests networks: tpe, gp, nsga2, evolution, local, random.",
+)
 @click.option(
     "--pruner", default="halving", show_default=True, help="Who stops a trial at a phase's end: halving, median, none."
 )
