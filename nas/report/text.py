@@ -12,21 +12,26 @@ from typing import Any
 import pandas as pd
 
 from nas.objective import pareto
+from nas.report.effects import effects, write_effects
+from nas.report.markdown import table
 from nas.report.plot import write_plot
 from nas.report.read import RunView, load_run
 from nas.report.regret import Stopping, stopping_of
+from nas.report.trust import trust
 from nas.runs import write_text
 from nas.space import format_count
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.md` and `pareto.png` of a run, from what lies in its folder, and return the page.
+    """Write `report.md` and its pictures of a run, from what lies in its folder, and return the page.
 
     Raises:
         RunError: no run there, no trial has ended, or the folder cannot be written.
     """
     view = load_run(folder)
     write_plot(view, view.run.path("pareto.png"))
+    if (found := effects(view)) is not None:
+        write_effects(found, view.run.path("effects.png"))
     path = view.run.path("report.md")
     write_text(path, page(view))
     return path
@@ -41,7 +46,8 @@ def page(view: RunView) -> str:
     if view.warnings:
         parts += ["## Read this first", "", *[f"- {line}" for line in view.warnings], ""]
     parts += (
-        _best(view)
+        trust(view, effects(view))
+        + _best(view)
         + _front(view)
         + _stopped(stopping_of(view))
         + _spent(view)
@@ -301,9 +307,3 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
         f"git {manifest.get('git')}",
     ]
     return ["## Conditions", "", *lines, ""]
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table as lines."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
