@@ -21,9 +21,7 @@ Counted = tuple[Count, int, int]
 """Counts of a part, and the channels and pixels of its output."""
 
 
-def counter(
-    space: SearchSpace, *, num_classes: int, in_channels: int
-) -> Callable[[Mapping[str, Value]], Count]:
+def counter(space: SearchSpace, *, num_classes: int, in_channels: int) -> Callable[[Mapping[str, Value]], Count]:
     """Return a function that counts the network of given choices: what `count(decode(...))` does, many times faster."""
     names = tuple(choices(space))
     own = [tuple(name for name in names if name.startswith(f"s{n}.")) for n, _ in enumerate(space.stages, 1)]
@@ -38,9 +36,7 @@ def counter(
         return spec, spec.resolved(), str(found.get("activation", space.activation.values[0]))
 
     @lru_cache(REMEMBERED)
-    def counted(
-        number: int, values: tuple[Value, ...], around: tuple[Value, ...], channels: int, size: int
-    ) -> Counted:
+    def counted(number: int, values: tuple[Value, ...], around: tuple[Value, ...], channels: int, size: int) -> Counted:
         spec, _, activation = frame(around)
         found = dict(zip(own[number - 1], values, strict=True)) | dict(zip(shared, around, strict=True))
         stage = spec.resolved_stage(decode_stage(space, number, stored_choose(found), activation))

@@ -45,8 +45,8 @@ class SearchConfig:
             `if __name__ == "__main__":`.
         steps: How training steps are done, in training and timing alike: `eager`, kernel by kernel; `graph`, as CUDA graphs;
             `auto`, as CUDA graphs on a CUDA device where the baseline's first steps agree.
-        sampler: Who suggests networks: `arch`, made for architectures, needs the fewest trainings; `tpe`, `gp`, `nsga2` and `random`
-            are Optuna's; `evolution` and `local` search move by small changes. See `nas.search.samplers`.
+        sampler: Who suggests networks: `arch`, made for architectures, needs the fewest trainings; `tpe`, `gp`, `nsga2` and
+            `random` are Optuna's; `evolution` and `local` search move by small changes. See `nas.search.samplers`.
         pruner: Who ends a trial at a phase's end: `halving` lets the best third of all that came so far go on, `median` those
             above the median of the networks trained to the end, `none` all. See `nas.search.stopping`.
         seed: Of suggestions, weights, order and augmentation. Step times are not fixed by it, so neither are rewards.

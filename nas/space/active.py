@@ -20,7 +20,9 @@ def active_choices(space: SearchSpace) -> Callable[[Mapping[str, Value]], frozen
     """
     names = tuple(choices(space))
     places = [name.partition(".")[0] for name in names]
-    parts: dict[str, list[str]] = {place: [] for place in ("stem", *(f"s{n + 1}" for n in range(len(space.stages))), "head")}
+    parts: dict[str, list[str]] = {
+        place: [] for place in ("stem", *(f"s{n + 1}" for n in range(len(space.stages))), "head")
+    }
     for name, place in zip(names, places, strict=True):
         parts.get(place, []).append(name)
     whole = frozenset(name for name, place in zip(names, places, strict=True) if place not in parts)
@@ -73,7 +75,9 @@ def _masked(space: SearchSpace, part: str, values: Mapping[str, Value], activati
         for index in range(1, depth + 1)
     ]
     own = {name for masked in by_layer for name in masked if name.count(".") == 2}
-    shared = set.intersection(*by_layer) - own if by_layer else set()  # a key of all layers has an effect if it has one in any
+    shared = (
+        set.intersection(*by_layer) - own if by_layer else set()
+    )  # a key of all layers has an effect if it has one in any
     gone = {f"{part}.l{index}.{key}" for index in range(depth + 1, most + 1) for key in stage.per_layer}
     return own | shared | gone
 

@@ -120,7 +120,9 @@ def test_a_queued_network_is_not_suggested_besides() -> None:
     searched(study, 2, lambda params: 0.0, small)
     asked = {(trial.params["a"], trial.params["b"]) for trial in study.trials}
     queued, free = sorted({(a, b) for a in (0, 1) for b in (0, 1)} - asked)
-    study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"a": queued[0], "b": queued[1]}}))
+    study.add_trial(
+        create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"a": queued[0], "b": queued[1]}})
+    )
     history = read(study, small, own=99)
     drawn = Draw(small, history.met, np.random.default_rng(0)).random_new()
     assert (drawn["a"], drawn["b"]) == free
@@ -154,7 +156,10 @@ def test_values_of_stopped_networks_are_translated_into_final_ones() -> None:
                     params=params,
                     distributions={name: IntDistribution(0, 3) for name in params},
                     value=0.5 + 0.1 * y + 0.05 * x if done else None,
-                    intermediate_values={1: 0.2 + 0.1 * y + 0.05 * x, **({2: 0.5 + 0.1 * y + 0.05 * x} if done else {})},
+                    intermediate_values={
+                        1: 0.2 + 0.1 * y + 0.05 * x,
+                        **({2: 0.5 + 0.1 * y + 0.05 * x} if done else {}),
+                    },
                 )
             )
     history = read(study, plain({name: IntDistribution(0, 3) for name in ("x0", "x1")}), own=99)

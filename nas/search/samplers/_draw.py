@@ -99,7 +99,9 @@ class Draw:
         ended: list[tuple[float, dict[str, Any]]] = []
         while at:
             around = [self.neighbours(params) for _, params in at]
-            values = np.split(gain([other for others in around for other in others]), np.cumsum([len(a) for a in around])[:-1])
+            values = np.split(
+                gain([other for others in around for other in others]), np.cumsum([len(a) for a in around])[:-1]
+            )
             moved = []
             for (here, params), others, told in zip(at, around, values, strict=True):
                 for i in np.argsort(-told, kind="stable"):

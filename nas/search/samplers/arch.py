@@ -21,6 +21,7 @@ from nas.search.samplers.gaussian import Array, Encoded, Encoding, Weights, fit,
 from nas.search.samplers.improvement import log_improvement, log_probability
 from nas.search.samplers.known import Known, plain
 
+
 class ArchSampler(optuna.samplers.BaseSampler):
     """Suggests networks by a Gaussian process over integers and categories; a sampler for any Optuna study of those.
 
@@ -45,6 +46,8 @@ class ArchSampler(optuna.samplers.BaseSampler):
         self._shared = optuna.search_space.IntersectionSearchSpace()
         self._weights: Weights | None = None
         self._encoding: Encoding | None = None
+        self.drew_at_random = False
+        """Whether the last network was drawn without having learnt anything; `nas.search.samplers.drawn` reads it."""
 
     def reseed_rng(self) -> None:
         """Draw from now on what no seed gives, as workers that share one sampler need it."""
@@ -75,13 +78,16 @@ class ArchSampler(optuna.samplers.BaseSampler):
             UsageError: the study has several objectives.
         """
         if len(study.directions) > 1:
-            raise UsageError("ArchSampler: found a study with several objectives; allowed: one. Use FrontSampler for those.")
+            raise UsageError(
+                "ArchSampler: found a study with several objectives; allowed: one. Use FrontSampler for those."
+            )
         if not search_space:
             return {}
         known = self._known or plain(search_space)
         history = read(study, known, trial.number)
         draw = Draw(known, history.met, self._rng)
-        if len(history.values) < max(2, self._startup):
+        self.drew_at_random = len(history.values) < max(2, self._startup)
+        if self.drew_at_random:
             return draw.random_new()
         return self._suggested(known, history, draw)
 

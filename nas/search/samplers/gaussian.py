@@ -3,10 +3,11 @@
 The kernel is a sum of parts whose weights are learnt: a constant, the choices one by one (linear), all pairs of them (quadratic),
 and an exponential of the number of choices in which two networks differ. The first parts say that effects add up over stages,
 which they nearly do; the last that networks alike in most choices are alike whatever the choices are.
-Ordered choices enter the linear and quadratic parts by their place in their order, categories by name, and beside them costs that
-are known without a measurement, by their logarithms. How much each choice and cost matters is learnt with the weights. A choice that is masked
-counts as one more category, in the middle of its order, so that two texts of one network are one point.
-Source: Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, equations 2.23, 2.24 and 4.2.4; Oh et al. 2019,
+
+Ordered choices enter the linear and quadratic parts by their place in their order, categories by name, and beside them costs
+that are known without a measurement, by their logarithms. How much each choice and cost matters is learnt with the weights. A
+choice that is masked counts as one more category, in the middle of its order, so that two texts of one network are one point.
+Source: Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, equations 2.23, 2.24 and section 4.2.1; Oh et al. 2019,
 arXiv:1902.00448 (COMBO: kernels on the number of differing choices).
 """
 
@@ -29,7 +30,7 @@ ALIKE = 0.4
 """Share of all choices that must differ for the last part to fall to 1/e."""
 
 PRIOR_SHAPE, PRIOR_SCALE = 1.0, 0.5
-"""Inverse-gamma prior on each part's weight, of values that have been brought to variance 1. Weak: a few dozen values outweigh it."""
+"""Inverse-gamma prior on each part's weight, for values of variance 1. Weak: a few dozen values outweigh it."""
 
 COST = 2.0
 """How much a known cost matters at first, in choices: accuracy rises with size in most spaces, whatever the size is made of."""
@@ -55,8 +56,8 @@ class Encoded:
     """Networks as the kernel sees them.
 
     Args:
-        effects: (n, p), of each choice its place in -1..1, or its category's column, then costs. marks: (n, q), one-hot, a column for each
-            value of each choice and one for masked.
+        effects: (n, p), of each choice its place in -1..1, or its category's column; then costs.
+        marks: (n, q), one-hot, a column for each value of each choice and one for masked.
         effect_of, mark_of: (p,) and (q,), the number of the choice that each column belongs to; costs come after the choices.
     """
 
@@ -91,7 +92,7 @@ class Encoded:
 
 
 class Encoding:
-    """Turns parameters into what the kernel sees; costs that are known exactly as so many standard deviations from random networks.
+    """Turns parameters into what the kernel sees; a cost in standard deviations of random networks from their mean.
 
     Raises:
         ValueError: a choice that is neither an integer nor a category.
@@ -100,7 +101,9 @@ class Encoding:
     def __init__(self, known: Known) -> None:
         self._known = known
         self._places: dict[str, dict[object, int]] = {}
-        self._rows: list[Array] = []  # of each choice, what each of its values is in `effects`; the last row is for masked
+        self._rows: list[
+            Array
+        ] = []  # of each choice, what each of its values is in `effects`; the last row is for masked
         effect_of: list[int] = []
         mark_of: list[int] = []
         for number, (name, distribution) in enumerate(known.distributions.items()):
@@ -115,7 +118,10 @@ class Encoding:
             mark_of += [number] * (len(values) + 1)
         draw = [values_of(name, item) for name, item in known.distributions.items()]
         rng = np.random.default_rng(0)
-        random = [{n: v[rng.integers(len(v))] for n, v in zip(known.distributions, draw, strict=True)} for _ in range(COMPARED)]
+        random = [
+            {n: v[rng.integers(len(v))] for n, v in zip(known.distributions, draw, strict=True)}
+            for _ in range(COMPARED)
+        ]
         self._number = len(known.cost(random[0]))
         costs = self._costs(random)
         self._middle, self._spread = costs.mean(axis=0), np.maximum(costs.std(axis=0), 1e-9) * math.sqrt(3) / COST
@@ -123,16 +129,16 @@ class Encoding:
         self._columns = (np.array(effect_of, dtype=np.intp), np.array(mark_of, dtype=np.intp))
 
     def _costs(self, networks: Sequence[Params]) -> Array:
-        return np.array([list(self._known.cost(params).values()) for params in networks]).reshape(len(networks), self._number)
+        return np.array([list(self._known.cost(params).values()) for params in networks]).reshape(
+            len(networks), self._number
+        )
 
     def encode(self, networks: Sequence[Params]) -> Encoded:
         """Return networks, given by their parameters, as the kernel sees them."""
         places = np.zeros((len(networks), len(self._places)), dtype=np.intp)
         for row, params in enumerate(networks):
             active = self._known.active(params)
-            places[row] = [
-                of[params[name]] if name in active else len(of) for name, of in self._places.items()
-            ]
+            places[row] = [of[params[name]] if name in active else len(of) for name, of in self._places.items()]
         effects = [rows[places[:, number]] for number, rows in enumerate(self._rows)]
         marks = [np.eye(len(rows))[places[:, number]] for number, rows in enumerate(self._rows)]
         costs = (self._costs(networks) - self._middle) / self._spread
@@ -176,8 +182,8 @@ class Posterior:
 
     Args:
         seen: The networks. weights: Of the kernel. centre, scale: values = centre + scale * (what the process sees).
-        matrix: (n, n), the kernel of what was seen, noise on its diagonal. inverse: Its inverse, (n, n). solved: (n,), the inverse
-            times the values.
+        matrix: (n, n), the kernel of what was seen, noise on its diagonal. inverse: (n, n), its inverse.
+        solved: (n,), the inverse times the values.
     """
 
     seen: Encoded
@@ -190,8 +196,15 @@ class Posterior:
 
     def predict(self, networks: Encoded) -> tuple[Array, Array]:
         """Return the mean and the standard deviation of the true value of each network, without noise; each (m,)."""
-        cross = np.asarray(sum(w * part for w, part in zip(self.weights.parts, parts(networks, self.seen, self.weights.relevance), strict=True)))
-        own = np.asarray(sum(w * part for w, part in zip(self.weights.parts, _own(networks, self.weights.relevance), strict=True)))
+        cross = np.asarray(
+            sum(
+                w * part
+                for w, part in zip(self.weights.parts, parts(networks, self.seen, self.weights.relevance), strict=True)
+            )
+        )
+        own = np.asarray(
+            sum(w * part for w, part in zip(self.weights.parts, _own(networks, self.weights.relevance), strict=True))
+        )
         cross += MEAN_VARIANCE
         variance = own + MEAN_VARIANCE - np.einsum("ij,ij->i", cross @ self.inverse, cross)
         return self.centre + self.scale * (cross @ self.solved), self.scale * np.sqrt(np.maximum(variance, 1e-12))
@@ -226,9 +239,11 @@ def fit(seen: Encoded, values: Array, extra: Array | None = None, start: Weights
     y = (values - centre) / scale
     more = np.zeros(len(y)) if extra is None else extra / scale**2
     some = np.arange(len(y)) if len(y) <= LEARNT_FROM else np.linspace(0, len(y) - 1, LEARNT_FROM).astype(np.intp)
-    weights = _learnt(seen.rows(some), y[some], more[some], start or _start(seen.features), steps=30 if start is None else 6)
+    weights = _learnt(
+        seen.rows(some), y[some], more[some], start or _start(seen.features), steps=30 if start is None else 6
+    )
     matrix = _matrix(parts(seen, seen, weights.relevance), weights, more)
-    inverse = np.linalg.inv(matrix)
+    inverse = _inverse(matrix)
     return Posterior(seen, weights, centre, scale, matrix, inverse, inverse @ y)
 
 
@@ -238,10 +253,14 @@ def _matrix(kernels: Sequence[Array], weights: Weights, more: Array) -> Array:
     return total
 
 
+def _inverse(matrix: Array) -> Array:
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+
+
 def _learnt(seen: Encoded, y: Array, more: Array, weights: Weights, steps: int) -> Weights:
     for _ in range(steps):
         kernels = parts(seen, seen, weights.relevance)
-        inverse = np.linalg.inv(_matrix(kernels, weights, more))
+        inverse = _inverse(_matrix(kernels, weights, more))
         solved = inverse @ y
         new = [
             _step(weight, float(solved @ kernel @ solved), float((inverse * kernel).sum()), PRIOR_SHAPE, PRIOR_SCALE)
@@ -254,7 +273,7 @@ def _learnt(seen: Encoded, y: Array, more: Array, weights: Weights, steps: int) 
 
 
 def _relevance(seen: Encoded, inverse: Array, solved: Array, weights: Weights) -> Array:
-    """Return how much each choice matters, after one step: the linear part is a sum over choices, each with a weight of its own."""
+    """Return how much each choice matters, after one step: the linear part is a sum of choices, each with its own weight."""
     common = weights.parts[0] / seen.choices
     shown = np.bincount(seen.effect_of, (seen.effects.T @ solved) ** 2)
     explained = np.bincount(seen.effect_of, (seen.effects * (inverse @ seen.effects)).sum(axis=0))
@@ -280,6 +299,6 @@ def with_running(posterior: Posterior, running: Encoded) -> Posterior:
     known, seen = len(posterior.seen), posterior.seen.and_then(running)
     matrix = _matrix(parts(seen, seen, posterior.weights.relevance), posterior.weights, np.zeros(len(seen)))
     matrix[:known, :known] = posterior.matrix
-    inverse = np.linalg.inv(matrix)
+    inverse = _inverse(matrix)
     y = np.concatenate([posterior.matrix @ posterior.solved, (mean - posterior.centre) / posterior.scale])
     return replace(posterior, seen=seen, matrix=matrix, inverse=inverse, solved=inverse @ y)

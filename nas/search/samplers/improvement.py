@@ -34,7 +34,11 @@ def log_improvement(mean: Array, sd: Array, best: float) -> Array:
     low = np.minimum(z, -1.0)
     # phi(z) + z Phi(z) = phi(z) (1 + z Phi(z) / phi(z)), without loss below -1; far below it is phi(z) / z^2 (1 - 3 / z^2).
     ratio = np.exp(log_probability(low) - (-(low**2) / 2 - math.log(2 * math.pi) / 2))
-    below = np.where(low > -30, np.log(np.maximum(1 + low * ratio, 1e-300)), np.log1p(-3 / np.minimum(low, -30) ** 2) - 2 * np.log(-low))
+    below = np.where(
+        low > -30,
+        np.log(np.maximum(1 + low * ratio, 1e-300)),
+        np.log1p(-3 / np.minimum(low, -30) ** 2) - 2 * np.log(-low),
+    )
     high = np.maximum(z, -1.0)
     above = np.log(np.exp(-(high**2) / 2) / math.sqrt(2 * math.pi) + high * np.exp(log_probability(high)))
-    return np.where(z < -1, density + below, above) + np.log(sd)
+    return np.asarray(np.where(z < -1, density + below, above) + np.log(sd), dtype=np.float64)
