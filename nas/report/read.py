@@ -64,6 +64,11 @@ class RunView:
         manifest = self.run.manifest
         return Reward(manifest["reward"]["w"], manifest["reward"]["v"], manifest["baseline"]["num_params"])
 
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The costs that accuracy was traded against; none where the run maximized its reward."""
+        return tuple(self.run.manifest.get("costs", ()))
+
     def trained(self) -> pd.DataFrame:
         """Return the rows of networks that were trained to the end, by falling reward."""
         rows = self.trials[self.trials["kind"] == "trained"]

@@ -12,6 +12,9 @@ from typing import Any
 import pandas as pd
 
 from nas.objective import pareto
+from nas.report import front_page
+from nas.report.front import front_table, named
+from nas.report.markdown import table
 from nas.report.plot import write_plot
 from nas.report.read import RunView, load_run
 from nas.report.regret import Stopping, stopping_of
@@ -22,10 +25,14 @@ from nas.space import format_count
 def write_report(folder: Path) -> Path:
     """Write `report.md` and `pareto.png` of a run, from what lies in its folder, and return the page.
 
+    A run that looked for a front has `front.csv` too.
+
     Raises:
         RunError: no run there, no trial has ended, or the folder cannot be written.
     """
     view = load_run(folder)
+    if view.costs and view.finalists:
+        write_text(view.run.path("front.csv"), front_table(view).to_csv(index=False))
     write_plot(view, view.run.path("pareto.png"))
     path = view.run.path("report.md")
     write_text(path, page(view))
@@ -36,18 +43,12 @@ def page(view: RunView) -> str:
     """Return the report of a run as Markdown."""
     manifest = view.run.manifest
     parts = [f"# Search of {manifest['space']} on {manifest['data']['name']}", ""]
-    parts += _winner(view)
-    parts += ["![Accuracy against step time](pareto.png)", ""]
+    parts += front_page.head(view) if view.costs else _winner(view)
+    parts += ["![Accuracy against cost](pareto.png)", ""]
     if view.warnings:
         parts += ["## Read this first", "", *[f"- {line}" for line in view.warnings], ""]
-    parts += (
-        _best(view)
-        + _front(view)
-        + _stopped(stopping_of(view))
-        + _spent(view)
-        + _foreseen(view)
-        + _conditions(manifest)
-    )
+    parts += front_page.body(view) if view.costs else _best(view) + _front(view) + _stopped(stopping_of(view))
+    parts += _spent(view) + _foreseen(view) + _conditions(manifest)
     return "\n".join(parts)
 
 
@@ -287,6 +288,7 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
         f"- made by `{manifest['command']}` on {manifest['created']}",
         f"- space {manifest['space']} (`{manifest['space_hash']}`), baseline {manifest['baseline']['name']} with "
         f"{format_count(manifest['baseline']['num_params'])} parameters",
+        *([f"- objective accuracy against {named(manifest['costs'])}"] if manifest.get("costs") else []),
         f"- reward accuracy · (step time / baseline)^{manifest['reward']['w']:g} · "
         f"(params / baseline)^{manifest['reward']['v']:g}",
         f"- data {data['name']} (`{data['fingerprint']}`): {data['used_train_images']} of {data['train_images']} "
@@ -302,8 +304,3 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
     ]
     return ["## Conditions", "", *lines, ""]
 
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table as lines."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nas.report.text import table
+from nas.report.markdown import table
 from nas.runs import write_bytes, write_json, write_text
 from nas.scale.fit import SIGNIFICANT, TIE, difference
 from nas.scale.grid import SINGLE, Grid, Point
