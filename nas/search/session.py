@@ -33,6 +33,7 @@ from nas.search.facts import manifest
 from nas.search.finalists import Finalist, Fresh, best, finalists_before, measure_again
 from nas.search.loop import Terms, run_loop, saved_bug
 from nas.search.machine import on_this_cpu
+from nas.search.permitted import known_of
 from nas.search.record import LiveTable, TrialRecord, table
 from nas.search.samplers import PRUNERS, maker
 from nas.search.study import close_study, describe, open_study, records, values
@@ -249,8 +250,15 @@ def _owned(
         begin.check_study(run)
     watcher.opened(run)
     costs = config.cost_names()
+    classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     study = open_study(
-        folder, f"search-{space.name}", sampler=config.sampler, pruner=config.pruner, seed=config.seed, costs=costs
+        folder,
+        f"search-{space.name}",
+        sampler=config.sampler,
+        pruner=config.pruner,
+        seed=config.seed,
+        known=known_of(space, setup.limits, **classes, skipped=skipped),
+        costs=costs,
     )
     describe(
         study,
@@ -293,7 +301,6 @@ def _owned(
         watcher.trial(record)
 
     num_phases = recipe.progressive.phases
-    classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     terms = Terms(
         space=space,
         **classes,

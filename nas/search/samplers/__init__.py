@@ -9,6 +9,7 @@ import optuna
 
 from nas.errors import UsageError
 from nas.registry import Registry
+from nas.search.samplers.arch import ArchSampler
 from nas.search.samplers.known import Known
 from nas.search.stopping import Halving
 
@@ -24,6 +25,7 @@ def _gp(seed: int, known: Known | None) -> optuna.samplers.BaseSampler:
     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=20, deterministic_objective=False)
 
 
+SAMPLERS.register("arch", lambda seed, known: ArchSampler(seed, known=known))
 SAMPLERS.register("random", lambda seed, known: optuna.samplers.RandomSampler(seed=seed))
 SAMPLERS.register(
     "tpe",
