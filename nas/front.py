@@ -47,8 +47,8 @@ def front(points: Sequence[Point]) -> list[int]:
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """Return the volume between points and a reference, in units of accuracy times ln(cost) (for each cost).
 
-    For one cost: the integral, over ln(cost) up to the reference's, of how far the best accuracy to be had at that cost lies above
-    the reference's. A point that is not better than the reference in every coordinate adds nothing.
+    For one cost: the integral, over ln(cost) up to the reference's, of how far the best accuracy to be had at that cost lies
+    above the reference's. A point that is not better than the reference in every coordinate adds nothing.
     Source: Zitzler & Thiele 1998, "Multiobjective optimization using evolutionary algorithms", PPSN V ("size of the space
     covered").
 
@@ -57,7 +57,10 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """
     best = [points[place] for place in front(points)]
     inside = [
-        (point[0] - reference[0], *(math.log(worst / cost) for cost, worst in zip(point[1:], reference[1:], strict=True)))
+        (
+            point[0] - reference[0],
+            *(math.log(worst / cost) for cost, worst in zip(point[1:], reference[1:], strict=True)),
+        )
         for point in best
     ]
     return _volume([item for item in inside if all(value > 0 for value in item)])
@@ -82,16 +85,15 @@ def _volume(points: Sequence[Point]) -> float:
 def knee(points: Sequence[Point]) -> int:
     """Return the place of the knee of a front: the point from which a little more of one thing costs most of another.
 
-    Accuracy and the logarithm of each cost are scaled to 0..1 over the front. The knee is the point farthest beyond the straight line
-    between the two ends (with two costs: beyond the plane through the three corners), which is where
+    Accuracy and the logarithm of each cost are scaled to 0..1 over the front. The knee is the point farthest beyond the straight
+    line between the two ends (with two costs: beyond the plane through the three corners), which is where
 
         accuracy - sum of ln(cost)s, all scaled
 
-    is largest. Source: Das 1999, "On characterizing the 'knee' of the Pareto curve based on normal-boundary intersection", Structural
-    Optimization 18, 107-115, with the corners of the scaled front in place of the individual optima; why a knee is what people
-    without other preferences choose: Branke et al. 2004, "Finding knees in
-    multi-objective optimization", PPSN VIII. Of fewer than three points, and where none lies
-    beyond the line, the most accurate one is named.
+    is largest. Source: Das 1999, "On characterizing the 'knee' of the Pareto curve based on normal-boundary intersection",
+    Structural Optimization 18, 107-115, with the corners of the scaled front in place of the individual optima; why a knee is
+    what people without other preferences choose: Branke et al. 2004, "Finding knees in multi-objective optimization", PPSN VIII.
+    Of fewer than three points, and where none lies beyond the line, the most accurate one is named.
 
     Args:
         points: A front, at least one point.

@@ -49,7 +49,10 @@ def cli(debug: bool) -> None:
     "--steps", default="auto", show_default=True, help="How steps are done: auto, eager, graph (CUDA graphs)."
 )
 @click.option(
-    "--objective", default="reward", show_default=True, help="reward (one score), or pareto: the front of accuracy against --costs."
+    "--objective",
+    default="reward",
+    show_default=True,
+    help="reward (one score), or pareto: the front of accuracy against --costs.",
 )
 @click.option(
     "--costs",
@@ -74,7 +77,10 @@ def cli(debug: bool) -> None:
 @click.option("--max-latency", help="Limit on the inference of one image (PyTorch, eager), such as 5ms.")
 @click.option("--max-memory", help="Limit on the training step's memory, such as 2GiB (CUDA).")
 @click.option(
-    "--top-k", default=3, show_default=True, help="Networks measured again before a winner is named; of a front up to 8."
+    "--top-k",
+    default=3,
+    show_default=True,
+    help="Networks measured again before a winner is named; of a front up to 8.",
 )
 @click.option("--trial-timeout", "trial_timeout_s", type=float, help="Seconds that a phase of a trial may take.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")
@@ -232,7 +238,9 @@ def report(run: Path | None) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; RUN/export or results/export-ARCH unless given.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
-@click.option("--trial", help="Another network of the RUN that was measured again, as of its front: its number or hash.")
+@click.option(
+    "--trial", help="Another network of the RUN that was measured again, as of its front: its number or hash."
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights of an ARCH: .safetensors, .pt or .pth.")
 @click.option("--random-weights", is_flag=True, help="Export an ARCH without trained weights.")
 @click.option("--data", help="Where the images of the RUN lie now, or the images that the ARCH is meant for.")

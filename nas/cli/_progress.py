@@ -203,10 +203,16 @@ class SearchProgress(Screen, Watcher):
         kept = [item for item in found if not item.verdict.startswith("beaten")]
         self._say("front", f"{len(kept)} of {_many(len(found), 'network')} measured again are beaten by none:")
         for item in sorted(kept, key=lambda item: item.costs):
-            costs = ", ".join(f"{shown(cost)} {format_count(value)}" for cost, value in zip(view.costs, item.costs, strict=True))
+            costs = ", ".join(
+                f"{shown(cost)} {format_count(value)}" for cost, value in zip(view.costs, item.costs, strict=True)
+            )
             mark = "  knee" if item.verdict == "knee" else ""
-            self._say("", f"trial {item.number:<5d} accuracy {item.accuracy:.4f} ± {item.accuracy_error:.4f}, {costs}{mark}")
-        self._say("", f"each is a file in {folder / 'front'}; hand one over: nas export {shlex.quote(str(folder))} --trial N")
+            self._say(
+                "", f"trial {item.number:<5d} accuracy {item.accuracy:.4f} ± {item.accuracy_error:.4f}, {costs}{mark}"
+            )
+        self._say(
+            "", f"each is a file in {folder / 'front'}; hand one over: nas export {shlex.quote(str(folder))} --trial N"
+        )
 
 
 def _many(number: float, word: str) -> str:

@@ -28,8 +28,8 @@ class Member:
         place: Among the finalists of the run. number, arch_hash, arch: Of its trial.
         accuracy, accuracy_error: Mean over fresh seeds, with its standard error. search_accuracy: What the search saw.
         costs, cost_errors: In the order of the run's costs; what is counted has no error, nor has a memory.
-        verdict: `knee`, `front`, `beaten` (another one is no worse in anything), `beaten beyond error` (and more accurate by twice
-            the error of the difference or more).
+        verdict: `knee`, `front`, `beaten` (another one is no worse in anything), `beaten beyond error` (and more accurate by
+            twice the error of the difference or more).
         beaten_by: Trial of the most accurate one that beats it.
     """
 

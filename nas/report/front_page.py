@@ -36,8 +36,8 @@ def head(view: RunView) -> list[str]:
         f"{format_count(record['macs'])} MACs.",
         "",
         *_doubts(found),
-        f"The search saw these networks' accuracies {fmean(item.search_accuracy - item.accuracy for item in found):+.4f} higher on "
-        "average: a front of noisy values is made of the lucky.",
+        f"On average the search saw these accuracies {fmean(item.search_accuracy - item.accuracy for item in found):+.4f} higher: "
+        "a front of noisy values is made of the lucky.",
         "",
         *_volumes(view),
         f"Each is in `front/trial-N.yaml`, all are in `front.csv`. Hand one over: `nas export {folder} --trial "

@@ -85,12 +85,16 @@ def _front_figure(view: RunView) -> Figure:
     points = [point(row, view.costs) for row in rows.to_dict("records")]
     best, fresh = [points[place] for place in front(points)], front_of(view)
     kept = [item for item in fresh if not item.verdict.startswith("beaten")]
-    for number, (cost, axes) in enumerate(zip(view.costs, figure.subplots(1, len(view.costs), squeeze=False)[0], strict=True)):
+    for number, (cost, axes) in enumerate(
+        zip(view.costs, figure.subplots(1, len(view.costs), squeeze=False)[0], strict=True)
+    ):
         for label, seen, colour in (
             (f"trained ({len(points)})", points, "0.75"),
             (f"front as the search saw it ({len(best)})", best, "#4878a8"),
         ):
-            axes.plot([item[number + 1] for item in seen], [item[0] for item in seen], "o", ms=4, color=colour, label=label)
+            axes.plot(
+                [item[number + 1] for item in seen], [item[0] for item in seen], "o", ms=4, color=colour, label=label
+            )
         beaten = [item for item in fresh if item not in kept]
         for label, members, mark, size, colour in (
             (f"front, fresh seeds ({len(kept)})", kept, "D", 5, "#c8503c"),
@@ -111,7 +115,9 @@ def _front_figure(view: RunView) -> Figure:
                 )
         if len(view.costs) == 1 and kept:  # with two costs a front is no line
             line = sorted(kept, key=lambda item: item.costs)
-            axes.step([item.costs[0] for item in line], [item.accuracy for item in line], where="post", color="#c8503c", lw=1)
+            axes.step(
+                [item.costs[0] for item in line], [item.accuracy for item in line], where="post", color="#c8503c", lw=1
+            )
         axes.set_xscale("log")
         axes.set_xlabel(shown(cost))
         axes.set_ylabel("validation accuracy of the proxy")

@@ -303,4 +303,3 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
         f"git {manifest.get('git')}",
     ]
     return ["## Conditions", "", *lines, ""]
-

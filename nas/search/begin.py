@@ -102,7 +102,7 @@ def warm_start(
     """
     known = {record.origin for record in records(study)}
     taken = unmeasured = 0
-    costs: set[str] = set()
+    wanting: set[str] = set()
     for record in source.records:
         origin = record.origin or f"{source.folder} trial {record.number}"
         params, known_costs = _translated(record, source, space), _costs(record)
@@ -112,7 +112,7 @@ def warm_start(
             continue
         if absent := {limit.cost for limit in limits} - set(known_costs):
             unmeasured += 1
-            costs |= absent
+            wanting |= absent
             continue
         taken += 1
         if origin not in known:  # a run that was killed here goes on where it stood
@@ -121,7 +121,7 @@ def warm_start(
     where = "outside this space or its limits" + (", or were stopped early" if costs else "")
     beyond = f"; {left} lie {where}" if left else ""
     if unmeasured:
-        beyond += f"; of {unmeasured} it did not measure what is limited here ({', '.join(sorted(costs))})"
+        beyond += f"; of {unmeasured} it did not measure what is limited here ({', '.join(sorted(wanting))})"
     return f"{taken} of {len(source.records)} trained networks of {source.folder} are taken over{beyond}. They cost no budget."
 
 

@@ -59,8 +59,8 @@ class SearchConfig:
         costs: With `pareto` one or two of `step_time`, `params`, `macs`, `latency`, `memory` (CUDA).
         sampler: Who suggests networks: see `nas.search.samplers`.
         pruner: Who ends a trial at a phase's end: `halving` lets the best third of all that came so far go on, `median` those
-            above the median of the networks trained to the end, `none` all. See `nas.search.stopping`. Unless given `halving`; with
-            `pareto` only `none`, for a network that is behind in accuracy may be ahead in cost.
+            above the median of the networks trained to the end, `none` all. See `nas.search.stopping`. Unless given `halving`;
+            with `pareto` only `none`, for a network that is behind in accuracy may be ahead in cost.
         seed: Of suggestions, weights, order and augmentation. Step times are not fixed by it, so neither are rewards.
         w, v: Exponents of step time and parameters in the reward.
         max_params, max_macs, max_step_time, max_latency, max_memory: Limits with units (`5M`, `600M`, `12ms`, `5ms`, `2GiB`).
@@ -154,7 +154,9 @@ class SearchConfig:
                 object.__setattr__(self, name, value)
         if self.objective == "reward":
             if self.costs != ("step_time",):
-                raise UsageError("--costs: belongs to --objective pareto; found the objective reward. Give both, or neither.")
+                raise UsageError(
+                    "--costs: belongs to --objective pareto; found the objective reward. Give both, or neither."
+                )
             return
         unknown = [name for name in self.costs if name not in COST_WORDS]
         if unknown or not 1 <= len(self.costs) <= 2 or len(set(self.costs)) < len(self.costs):

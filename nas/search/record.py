@@ -113,7 +113,7 @@ class TrialRecord:
 
 
 def promising(records: Sequence[TrialRecord], costs: Sequence[str], most: int) -> list[TrialRecord]:
-    """Return at most so many trained networks: those of highest reward, or of the front where accuracy is traded against costs."""
+    """Return at most so many trained networks: of highest reward, or of the front where accuracy is traded against costs."""
     if not costs:
         return sorted(records, key=lambda record: -(record.reward or 0))[:most]
     points = [record.point(costs) for record in records]

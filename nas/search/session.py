@@ -274,7 +274,9 @@ def _owned(
         },
     )
     if config.warm_start and "warm_start" not in study.user_attrs:
-        said = begin.warm_start(study, source or begin.read(config.warm_start, facts), space, reward, setup.limits, costs)
+        said = begin.warm_start(
+            study, source or begin.read(config.warm_start, facts), space, reward, setup.limits, costs
+        )
         describe(study, {"warm_start": said})
     if config.enqueue and "enqueue" not in study.user_attrs:
         describe(study, {"enqueue": begin.enqueue(study, space, config.enqueue)})

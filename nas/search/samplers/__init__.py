@@ -10,6 +10,7 @@ import optuna
 from nas.errors import UsageError
 from nas.registry import Registry
 from nas.search.samplers.arch import ArchSampler
+from nas.search.samplers.front import FrontSampler
 from nas.search.samplers.known import Known
 from nas.search.stopping import Halving
 
@@ -44,6 +45,7 @@ SAMPLERS.register("nsga2", lambda seed, known: optuna.samplers.NSGAIISampler(see
 FRONTS: Registry[Make] = Registry("sampler with --objective pareto")
 """Samplers that look for a front. The study's directions are then accuracy, to be maximized, and each cost, to be minimized."""
 
+FRONTS.register("arch", lambda seed, known: FrontSampler(seed, known=known))
 for _name in ("random", "gp", "nsga2"):
     FRONTS.register(_name, SAMPLERS[_name])
 FRONTS.register(
