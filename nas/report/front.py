@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from nas.front import STEP_TIME, Point, beats, front, hypervolume, knee, point, shown
+from nas.front import STEP_TIME, Point, beats, front, hypervolume, knee, shown
 from nas.report.read import RunView
 
 VERDICTS = ("knee", "front", "beaten", "beaten beyond error")
@@ -121,28 +121,19 @@ def front_of(view: RunView) -> tuple[Member, ...]:
     return members(view.finalists, view.costs)
 
 
-def searched(view: RunView) -> pd.DataFrame:
-    """Return the rows of the networks that were on the front as the search saw them, by rising first cost."""
-    rows = view.trained().drop_duplicates("arch_hash")
-    points = [point(row, view.costs) for row in rows.to_dict("records")]
-    return rows.iloc[front(points)]
-
-
 def reference(view: RunView) -> Point:
     """Return what hypervolumes of a run are taken against: the accuracy of guessing, and the highest costs that it trained.
 
     Two runs compare only under one reference; take the worse of both for each coordinate.
     """
-    rows = view.trained()
-    points = [point(row, view.costs) for row in rows.to_dict("records")]
-    return (1 / view.run.manifest["data"]["classes"], *(max(costs) for costs in list(zip(*points, strict=True))[1:]))
+    _, *costs = zip(*view.points(), strict=True)
+    return (1 / view.run.manifest["data"]["classes"], *map(max, costs))
 
 
 def volumes(view: RunView) -> tuple[float, float | None]:
     """Return the hypervolume of the front as the search saw it, and of its members measured again, where they are."""
-    seen = [point(row, view.costs) for row in searched(view).to_dict("records")]
     worst, fresh = reference(view), front_of(view)
-    return hypervolume(seen, worst), hypervolume([item.point for item in fresh], worst) if fresh else None
+    return hypervolume(view.points(), worst), hypervolume([item.point for item in fresh], worst) if fresh else None
 
 
 def front_table(view: RunView) -> pd.DataFrame:

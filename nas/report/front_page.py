@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from statistics import fmean
 
-from nas.front import STEP_TIME, point, shown
-from nas.report.front import Member, front_of, named, reference, searched, volumes
+from nas.front import STEP_TIME, front, shown
+from nas.report.front import Member, front_of, named, reference, volumes
 from nas.report.markdown import table
 from nas.report.read import RunView
 from nas.space import format_count
@@ -22,6 +22,7 @@ def head(view: RunView) -> list[str]:
     record = view.finalists[first.place]["record"]
     seeds = len(view.finalists[first.place]["accuracies"])
     folder = shlex.quote(str(view.run.folder))
+    optimism = fmean(item.search_accuracy - item.accuracy for item in found)
     lines = [
         "## Front, measured again",
         "",
@@ -36,8 +37,7 @@ def head(view: RunView) -> list[str]:
         f"{format_count(record['macs'])} MACs.",
         "",
         *_doubts(found),
-        f"On average the search saw these accuracies {fmean(item.search_accuracy - item.accuracy for item in found):+.4f} higher: "
-        "a front of noisy values is made of the lucky.",
+        f"On average the search saw these accuracies {optimism:+.4f} higher: a front of noisy values is made of the lucky.",
         "",
         *_volumes(view),
         f"Each is in `front/trial-N.yaml`, all are in `front.csv`. Hand one over: `nas export {folder} --trial "
@@ -112,10 +112,10 @@ def body(view: RunView) -> list[str]:
     """Return the section on the front as the search saw it."""
     if view.trained().empty:
         return []
-    best = searched(view)
-    rows = []
-    for row in best.to_dict("records"):
-        _, *costs = point(row, view.costs)
+    points = view.points()
+    places, rows = front(points), []
+    for place, row in zip(places, view.trained().iloc[places].to_dict("records"), strict=True):
+        _, *costs = points[place]
         rows.append(
             [
                 str(row["number"]),

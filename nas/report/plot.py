@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from nas.front import front, point, shown
+from nas.front import front, shown
 from nas.objective import pareto
 from nas.report.front import front_of
 from nas.report.read import RunView
@@ -81,8 +81,7 @@ def write_plot(view: RunView, path: Path) -> None:
 
 def _front_figure(view: RunView) -> Figure:
     figure = Figure(figsize=(7.5 * len(view.costs), 4.8), dpi=130, layout="constrained")
-    rows = view.trained()
-    points = [point(row, view.costs) for row in rows.to_dict("records")]
+    points = view.points()
     best, fresh = [points[place] for place in front(points)], front_of(view)
     kept = [item for item in fresh if not item.verdict.startswith("beaten")]
     for number, (cost, axes) in enumerate(

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from nas.errors import RunError
@@ -81,7 +82,7 @@ def open_study(
         study = optuna.create_study(
             storage=_storage(folder),
             study_name=name,
-            directions=["maximize", *("minimize" for _ in costs)],
+            directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(costs)],
             load_if_exists=True,
             pruner=prune(),
         )
