@@ -1,8 +1,8 @@
 """A sampler for the front of accuracy against one or two costs: it suggests what is expected to add most to the front.
 
-What a network costs is counted exactly, or nearly adds up over its blocks, so that a few measurements tell it; what it is worth
-only training tells. So costs are taken as known, by count or by the mean of a Gaussian process, and accuracy alone is uncertain:
-the expected gain in hypervolume is then a sum of expected improvements in closed form.
+What a network costs is counted exactly, or learnt from measurements with a Gaussian process of its own; what it is worth only
+training tells, and is learnt with another one. The two are taken as independent: the expected gain in hypervolume is then a sum of
+products of expected improvements, in closed form.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ from nas.errors import UsageError
 from nas.search.samplers._draw import Draw
 from nas.search.samplers._history import LEAST, MOST, Slack, slack_of
 from nas.search.samplers.arch import ArchSampler
-from nas.search.samplers.gaussian import Array, Encoding, Posterior, fit, with_running
+from nas.search.samplers.gaussian import Array, Encoded, Encoding, Posterior, Weights, fit, pulled_in, with_running
 from nas.search.samplers.improvement import log_improvement, log_probability
 from nas.search.samplers.known import Known, Params, plain
 
+COUNTED = 60
+"""So many networks are counted at a time, those whose gain looks largest by what counts of others say; and so many at random once,
+to begin to know that."""
+
 MARGIN = 0.1
-"""The reference lies beyond the front by this share of its range in accuracy and in ln(cost), so that its ends count too."""
+"""The reference lies this share of the range of ln(cost) beyond the dearest network, so that what is most accurate counts too. Its
+accuracy is the worst that was seen: with one near the front the cheap end, where accuracies are low, would never be filled."""
 
 
 class FrontSampler(ArchSampler):
@@ -41,11 +46,16 @@ class FrontSampler(ArchSampler):
     values that some trial broke are learnt too. Trials that are running count as if they had turned out as expected. With more
     than 1,000 values it learns from the front and an even sample of the others.
     Source: Emmerich et al. 2011, "Hypervolume-based expected improvement: monotonicity properties and exact computation", IEEE
-    CEC, for the exact gain as a sum over the cells of the front's grid; here one coordinate is uncertain.
+    CEC, for the exact gain as a sum over the cells of the front's grid.
 
     Args:
         seed, known, n_startup_trials: As of `ArchSampler`.
     """
+
+    def __init__(self, seed: int | None = None, *, known: Known | None = None, n_startup_trials: int = 10) -> None:
+        super().__init__(seed, known=known, n_startup_trials=n_startup_trials)
+        self._learnt: dict[str, Weights] = {}
+        self._drawn: list[Params] = []
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -74,47 +84,72 @@ class FrontSampler(ArchSampler):
     def _front_suggested(self, known: Known, history: FrontHistory, draw: Draw, names: Sequence[str]) -> dict[str, Any]:
         encoding = Encoding(known)
         seen = encoding.encode(history.params)
-        values = np.concatenate([history.values[:, 0], np.full(len(history.failed), history.values[:, 0].min())])
+        own = history.values[:, 0]
+        values = np.concatenate([own, np.full(len(history.failed), own.min())])
         doubt = np.zeros(len(values))
-        doubt[len(seen) :] = values.var()  # a network that failed is as bad as the worst, but nobody saw it
-        process = fit(seen.and_then(encoding.encode(history.failed)), values, doubt, self._weights)
-        self._weights = process.weights  # the next suggestion's begin with them, and need few steps
-        counted = known.cost(history.params[0])
-        learnt = [
-            None if name in counted else fit(seen, -history.values[:, number])  # higher is better
-            for number, name in enumerate(names[1:], 1)
-        ]
+        doubt[len(own) :] = values.var()  # a network that failed is as bad as the worst, but nobody saw it
+        process = self._fit("", seen.and_then(encoding.encode(history.failed)), values, doubt)
         limits = [fit(encoding.encode(slack.params), -slack.values) for slack in history.slacks]
+        counted = [place for place, name in enumerate(names[1:]) if name in known.cost(history.params[0])]
+        if counted and not self._drawn:
+            self._drawn = [draw.random() for _ in range(COUNTED)]
+        for_counted = encoding.encode([*history.params, *self._drawn])
+        models = [
+            self._fit(name, for_counted, -_count(known, [*history.params, *self._drawn], name))
+            if place in counted
+            else self._fit(name, seen, -history.values[:, 1 + place])  # higher is better
+            for place, name in enumerate(names[1:])
+        ]
 
-        def costs_of(networks: Sequence[Params]) -> Array:
-            encoded = encoding.encode(networks)
-            return np.column_stack(
-                [_cost(known, networks, name, model, encoded) for name, model in zip(names[1:], learnt, strict=True)]
-            )
+        def count(networks: Sequence[Params], costs: Array, unsure: Array) -> None:
+            for place in counted:
+                costs[:, place], unsure[:, place] = _count(known, networks, names[1 + place]), 0.0
 
-        shown = [*history.params, *history.running]
-        expected, _ = process.predict(encoding.encode(shown))
-        costs = costs_of(shown)
+        met = [*history.params, *history.running]
+        encoded = encoding.encode(met)
+        expected, _ = process.predict(encoded)
+        expected[: len(own)] += own - pulled_in(own)  # the process sees very bad values better than they are
+        costs, unsure = _expected(models, encoded)
+        count(met, costs, unsure)
         cells = grid(expected, costs)
         process = with_running(process, encoding.encode(history.running))
 
         def gain(networks: Sequence[Params]) -> Array:
             encoded = encoding.encode(networks)
-            total = log_gain(*process.predict(encoded), costs_of(networks), cells)
+            mean, sd = process.predict(encoded)
+            costs, unsure = _expected(models, encoded)
+            within = np.zeros(len(networks))
             for limit in limits:
-                margin, unsure = limit.predict(encoded)
-                total += log_probability(margin / unsure)
+                margin, wide = limit.predict(encoded)
+                within += log_probability(margin / wide)
+            total = log_gain(mean, sd, costs, unsure, cells) + within
+            if counted:  # takes a millisecond or two for each network: only for those that are worth it
+                top = np.argsort(-total, kind="stable")[:COUNTED]
+                costs, unsure = costs[top], unsure[top]
+                count([networks[place] for place in top], costs, unsure)
+                found = log_gain(mean[top], sd[top], costs, unsure, cells) + within[top]
+                total = np.full(len(networks), -np.inf)
+                total[top] = found
             return total
 
-        order = sorted(cells.members, key=lambda place: self._rng.random())
-        return draw.best_by(gain, [shown[place] for place in order])
+        order = self._rng.permutation(len(cells.members))
+        return draw.best_by(gain, [met[cells.members[place]] for place in order])
+
+    def _fit(self, name: str, seen: Encoded, values: Array, doubt: Array | None = None) -> Posterior:
+        """Learn from values; the next suggestion begins with this one's weights, and needs few steps."""
+        found = fit(seen, values, doubt, self._learnt.get(name))
+        self._learnt[name] = found.weights
+        return found
 
 
-def _cost(known: Known, networks: Sequence[Params], name: str, model: Posterior | None, encoded: Any) -> Array:
-    """Return ln(cost) of networks: counted, or as it is expected."""
-    if model is None:
-        return np.array([known.cost(params)[name] for params in networks])
-    return -model.predict(encoded)[0]
+def _expected(models: Sequence[Posterior], encoded: Encoded) -> tuple[Array, Array]:
+    """Return ln(cost)s of networks as they are expected, and how surely; each (n, d)."""
+    told = [model.predict(encoded) for model in models]
+    return np.column_stack([-mean for mean, _ in told]), np.column_stack([sd for _, sd in told])
+
+
+def _count(known: Known, networks: Sequence[Params], name: str) -> Array:
+    return np.array([known.cost(params)[name] for params in networks])
 
 
 @dataclass(frozen=True)
@@ -147,8 +182,7 @@ def grid(accuracy: Array, costs: Array) -> Cells:
             members.append(place)
     best, where = accuracy[members], costs[members]
     edges = tuple(np.concatenate([[-np.inf], np.unique(column)]) for column in where.T)
-    lowest = float(best.min()) - MARGIN * (float(np.ptp(best)) or float(accuracy.std()) or 1.0)
-    level = np.full([len(item) for item in edges], lowest)
+    level = np.full([len(item) for item in edges], accuracy.min())
     for cell in product(*(range(len(item)) for item in edges)):
         within = (where <= [item[place] for item, place in zip(edges, cell, strict=True)]).all(axis=1)
         if within.any():
@@ -157,36 +191,44 @@ def grid(accuracy: Array, costs: Array) -> Cells:
     return Cells(edges, worst, level, tuple(members))
 
 
-def log_gain(mean: Array, sd: Array, costs: Array, cells: Cells) -> Array:
-    """Return the logarithm of the expected gain in hypervolume (accuracy times ln(cost)) of networks whose costs are known.
+def log_gain(mean: Array, sd: Array, costs: Array, unsure: Array, cells: Cells) -> Array:
+    """Return the logarithm of the expected gain in hypervolume (accuracy times ln(cost)) of networks.
 
-    A network of ln(cost) c adds to each cell the part of it that is not cheaper than c, times the expected improvement of its
-    accuracy over the cell's level:
+    A network of ln(cost) c adds to each cell the part of it that is not cheaper than c, times the improvement of its accuracy over the
+    cell's level. Accuracy and costs are taken as independent and normal, so the expectation of the product is that of its factors:
 
-        gain = sum over cells of (product over costs of width(cell, c)) * EI(level)
+        gain = sum over cells of (product over costs of E[width(cell, c)]) * E[improvement(level)]
+        E[width(cell, c)] = E[max(0, end - c)] - E[max(0, beginning - c)]
 
     Args:
-        mean, sd: (n,), of accuracy. costs: (n, d), ln(cost).
+        mean, sd: (n,), of accuracy. costs, unsure: (n, d), of ln(cost); an unsure of 0 is a cost that is known.
 
     Returns:
-        (n,), minus infinity where a network is dearer than the reference.
+        (n,), minus infinity where a network is known to be dearer than the reference.
     """
-    widths = [
-        np.maximum(0.0, np.append(edges[1:], worst)[None, :] - np.maximum(edges[None, :], costs[:, [number]]))
-        for number, (edges, worst) in enumerate(zip(cells.edges, cells.worst, strict=True))
-    ]
+    widths = []
+    for number, (edges, worst) in enumerate(zip(cells.edges, cells.worst, strict=True)):
+        ends = [_below(costs[:, number], unsure[:, number], float(edge)) for edge in (*edges[1:], worst)]
+        widths.append(np.diff(np.column_stack([np.zeros(len(mean)), *ends]), axis=1))
     levels, place = np.unique(cells.level, return_inverse=True)
     width = widths[0] if len(widths) == 1 else (widths[0][:, :, None] * widths[1][:, None, :]).reshape(len(mean), -1)
-    of_level = np.zeros((len(mean), len(levels)))
-    for level in range(len(levels)):
-        of_level[:, level] = width[:, place.ravel() == level].sum(axis=1)
+    of_level = np.column_stack([width[:, place.ravel() == level].sum(axis=1) for level in range(len(levels))])
     with np.errstate(divide="ignore"):
-        parts = np.log(of_level) + np.column_stack([log_improvement(mean, sd, float(level)) for level in levels])
+        parts = np.log(np.maximum(of_level, 0.0)) + np.column_stack(
+            [log_improvement(mean, sd, float(level)) for level in levels]
+        )
     most = parts.max(axis=1)
-    known = np.isfinite(most)
+    possible = np.isfinite(most)
     found = np.full(len(mean), -np.inf)
-    found[known] = most[known] + np.log(np.exp(parts[known] - most[known, None]).sum(axis=1))
+    found[possible] = most[possible] + np.log(np.exp(parts[possible] - most[possible, None]).sum(axis=1))
     return found
+
+
+def _below(mean: Array, sd: Array, edge: float) -> Array:
+    """Return how far a normal value is expected to lie below an edge: E[max(0, edge - value)]."""
+    known = sd <= 0
+    unsure = np.exp(log_improvement(-mean, np.where(known, 1.0, sd), -edge))
+    return np.where(known, np.maximum(0.0, edge - mean), unsure)
 
 
 @dataclass(frozen=True)
