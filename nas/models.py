@@ -54,20 +54,25 @@ def places(spec: ArchSpec) -> Iterator[Place]:
         blocks.append(("head", spec.head))
     channels, size = spec.in_channels, spec.resolution
     for part, layer in blocks:
-        rule = BLOCKS[layer.block].rule
-        args = BlockArgs(
-            in_channels=channels,
-            out_channels=layer.out_channels,
-            stride=layer.stride,
-            activation=layer.activation,
-            options=rule.all_options(dict(layer.options)),
-            skip=rule.skip_of(layer.skip),
-        )
         if part == "head" and spec.pool_first:
             size = 1
-        place = Place(part, layer, args, size, pooled=part == "stem" and spec.stem_pool)
+        place = placed(part, layer, channels, size, pooled=part == "stem" and spec.stem_pool)
         yield place
         channels, size = layer.out_channels, place.out_size
+
+
+def placed(part: str, layer: LayerSpec, channels: int, size: int, pooled: bool = False) -> Place:
+    """Return a block of a resolved network where it meets an input of so many channels and pixels."""
+    rule = BLOCKS[layer.block].rule
+    args = BlockArgs(
+        in_channels=channels,
+        out_channels=layer.out_channels,
+        stride=layer.stride,
+        activation=layer.activation,
+        options=rule.all_options(dict(layer.options)),
+        skip=rule.skip_of(layer.skip),
+    )
+    return Place(part, layer, args, size, pooled)
 
 
 class Network(nn.Sequential):

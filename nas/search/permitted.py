@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
-from nas.cost import count
+from nas.cost.by_stage import counter
 from nas.objective import slacks
 from nas.search.samplers.known import Known, Params
 from nas.search.study import distributions, values
@@ -32,9 +32,10 @@ def known_of(
     asked = choices(space)
     domains = distributions(asked)
     active = active_choices(space)
-    seen: dict[tuple[object, ...], tuple[str | None, dict[str, float]]] = {}
+    counted = counter(space, num_classes=num_classes, in_channels=in_channels)
+    seen: dict[tuple[object, ...], str | None] = {}
 
-    def made(params: Params) -> tuple[str | None, dict[str, float]]:
+    def network(params: Params) -> str | None:
         key = tuple(params[name] for name in domains)
         if key not in seen:
             if len(seen) >= REMEMBERED:
@@ -42,18 +43,16 @@ def known_of(
             seen[key] = looked_at(params)
         return seen[key]
 
-    def looked_at(params: Params) -> tuple[str | None, dict[str, float]]:
+    def looked_at(params: Params) -> str | None:
+        total = counted(values(asked, params))
+        costs = {"num_params": float(total.params), "macs": float(total.macs)}
+        if any(slack > 0 for slack in slacks(costs, limits).values()):
+            return None
         spec = decode(space, stored_choose(values(asked, params)), num_classes=num_classes, in_channels=in_channels)
-        counted = count(spec)
-        costs = {"num_params": float(counted.params), "macs": float(counted.macs)}
-        beyond = any(slack > 0 for slack in slacks(costs, limits).values())
-        permitted = not beyond and spec.arch_hash not in skipped and not forbidden(space, spec)
-        return (spec.arch_hash if permitted else None), {name: math.log(value) for name, value in costs.items()}
+        return None if spec.arch_hash in skipped or forbidden(space, spec) else spec.arch_hash
 
-    def network(params: Params) -> Hashable | None:
-        return made(params)[0]
-
-    def cost(params: Params) -> Mapping[str, float]:
-        return made(params)[1]
+    def cost(params: Params) -> dict[str, float]:
+        total = counted(values(asked, params))
+        return {"num_params": math.log(total.params), "macs": math.log(total.macs)}
 
     return Known(domains, network, lambda params: active(values(asked, params)), cost)

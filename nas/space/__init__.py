@@ -5,7 +5,7 @@ choices left: spaces, reference networks and winners are one format, read by one
 """
 
 from nas.space.active import active_choices
-from nas.space.decode import choices, decode, forbidden, middle_choose, random_choose, stored_choose
+from nas.space.decode import choices, decode, decode_stage, forbidden, middle_choose, random_choose, stored_choose
 from nas.space.encode import encode
 from nas.space.load import load
 from nas.space.model import Domain, ForbidRule, LayerSpace, Limit, SearchSpace, StageSpace
@@ -21,6 +21,7 @@ __all__ = [
     "active_choices",
     "choices",
     "decode",
+    "decode_stage",
     "encode",
     "forbidden",
     "format_count",

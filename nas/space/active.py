@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nas.space.decode import choices
-from nas.space.model import LayerSpace, SearchSpace
-from nas.spec import BlockRule, Value
+from nas.space.model import Domain, LayerSpace, SearchSpace
+from nas.spec import Value
+
+REMEMBERED = 100_000
+"""Stages of which the answer is kept: networks that are looked at together differ in few of them."""
 
 
 def active_choices(space: SearchSpace) -> Callable[[Mapping[str, Value]], frozenset[str]]:
@@ -15,68 +18,92 @@ def active_choices(space: SearchSpace) -> Callable[[Mapping[str, Value]], frozen
     Masked are the choices of layers that the chosen depth leaves out, and keys that the chosen block does not read with its
     other values. What only the shapes of the network decide (a skip connection where the stride is 2, say) counts as active.
     """
-    names = frozenset(choices(space))
+    names = tuple(choices(space))
+    places = [name.partition(".")[0] for name in names]
+    parts: dict[str, list[str]] = {place: [] for place in ("stem", *(f"s{n + 1}" for n in range(len(space.stages))), "head")}
+    for name, place in zip(names, places, strict=True):
+        parts.get(place, []).append(name)
+    whole = frozenset(name for name, place in zip(names, places, strict=True) if place not in parts)
     known: dict[tuple[object, ...], frozenset[str]] = {}
-
-    def unread(layer: LayerSpace, value: Callable[[str], Value], activation: str) -> frozenset[str]:
-        """Return the keys of a layer without effect; there are few different layers, so that each is looked at once."""
-        block = str(value("block"))
-        options = {key: value(key) for key in layer.options}
-        own = activation if layer.activation is None else str(value("activation"))
-        mark = (id(layer), block, own, *options.values())
-        if mark not in known:
-            known[mark] = _unread(layer, space.rules[block], options, own)
-        return known[mark]
 
     def active(values: Mapping[str, Value]) -> frozenset[str]:
         activation = str(values.get("activation", space.activation.values[0]))
-        off: set[str] = set()
-
-        def look(layer: LayerSpace, name_of: Callable[[str], str]) -> set[str]:
-            def value(key: str) -> Value:
-                domain = layer.options.get(key) or getattr(layer, key)
-                chosen: Value = values.get(name_of(key), domain.values[0])
-                return chosen
-
-            return {name_of(key) for key in unread(layer, value, activation)}
-
-        for place, layer in (("stem", space.stem), ("head", space.head)):
-            if layer is not None:
-                off |= look(layer, lambda key, place=place: f"{place}.{key}")  # type: ignore[misc]
-        for number, stage in enumerate(space.stages, 1):
-            prefix = f"s{number}"
-            if not stage.per_layer:
-                for run, layer in enumerate(stage.layers, 1):
-                    place = prefix if len(stage.layers) == 1 else f"{prefix}.r{run}"
-                    off |= look(layer, lambda key, place=place: f"{place}.{key}")  # type: ignore[misc]
-                continue
-            layer = stage.layers[0]
-            depth = int(values.get(f"{prefix}.num_layers", layer.num_layers.values[0]))
-            most = int(max(float(value) for value in layer.num_layers.values))
-            shared: list[set[str]] = []
-            for index in range(1, depth + 1):
-
-                def name_of(key: str, index: int = index) -> str:
-                    return f"{prefix}.l{index}.{key}" if key in stage.per_layer else f"{prefix}.{key}"
-
-                masked = look(layer, name_of)
-                off |= {name for name in masked if name.startswith(f"{prefix}.l{index}.")}
-                shared.append({name for name in masked if not name.startswith(f"{prefix}.l{index}.")})
-            off |= set.intersection(*shared) if shared else set()  # a key of all layers has an effect if it has one in any
-            gone = tuple(f"{prefix}.l{index}." for index in range(depth + 1, most + 1))
-            off |= {name for name in names if gone and name.startswith(gone)}
-        return names - off
+        found = [whole]
+        for part, own in parts.items():
+            mark = (part, activation, *[values[name] for name in own])
+            if own and mark not in known:
+                if len(known) >= REMEMBERED:
+                    known.clear()
+                known[mark] = frozenset(own) - _masked(space, part, values, activation)
+            if own:
+                found.append(known[mark])
+        return frozenset().union(*found)
 
     return active
 
 
-def _unread(layer: LayerSpace, rule: BlockRule, options: Mapping[str, Value], activation: str) -> frozenset[str]:
-    made = rule.read(options, activation)
-    found = set()
-    for key, domain in layer.options.items():
-        others = [value for value in domain.values if value != options[key]]
-        if key not in rule.keys or (others and rule.read({**options, key: others[0]}, activation) == made):
-            found.add(key)
+def _masked(space: SearchSpace, part: str, values: Mapping[str, Value], activation: str) -> set[str]:
+    """Return the choices of the stem, the head or a stage (`s2`) that have no effect."""
+    if not part.startswith("s") or part == "stem":
+        layer = space.stem if part == "stem" else space.head
+        return set() if layer is None else _unread(space, layer, values, activation, lambda key: f"{part}.{key}")
+    stage = space.stages[int(part[1:]) - 1]
+    if not stage.per_layer:
+        off: set[str] = set()
+        for run, layer in enumerate(stage.layers, 1):
+            place = part if len(stage.layers) == 1 else f"{part}.r{run}"
+            off |= _unread(space, layer, values, activation, lambda key, place=place: f"{place}.{key}")  # type: ignore[misc]
+        return off
+    layer = stage.layers[0]
+    depth, most = (
+        int(value)
+        for value in (
+            values.get(f"{part}.num_layers", layer.num_layers.values[0]),
+            max(float(value) for value in layer.num_layers.values),
+        )
+    )
+    by_layer = [
+        _unread(
+            space,
+            layer,
+            values,
+            activation,
+            lambda key, index=index: f"{part}.l{index}.{key}" if key in stage.per_layer else f"{part}.{key}",  # type: ignore[misc]
+        )
+        for index in range(1, depth + 1)
+    ]
+    own = {name for masked in by_layer for name in masked if name.count(".") == 2}
+    shared = set.intersection(*by_layer) - own if by_layer else set()  # a key of all layers has an effect if it has one in any
+    gone = {f"{part}.l{index}.{key}" for index in range(depth + 1, most + 1) for key in stage.per_layer}
+    return own | shared | gone
+
+
+def _unread(
+    space: SearchSpace,
+    layer: LayerSpace,
+    values: Mapping[str, Value],
+    activation: str,
+    name_of: Callable[[str], str],
+) -> set[str]:
+    """Return the choices of a layer that its block does not read with its other values."""
+
+    def value(key: str, domain: Domain) -> Value:
+        return values.get(name_of(key), domain.values[0])
+
+    rule = space.rules[str(value("block", layer.block))]
+    own = activation if layer.activation is None else str(value("activation", layer.activation))
+    options = {key: value(key, domain) for key, domain in layer.options.items()}
+    made = rule.read(options, own)
+    found = {
+        key
+        for key, domain in layer.options.items()
+        if key not in rule.keys
+        or any(rule.read({**options, key: other}, own) == made for other in _another(domain, options[key]))
+    }
     if not rule.skip:
         found.add("skip")
-    return frozenset(found)
+    return {name_of(key) for key in found}
+
+
+def _another(domain: Domain, value: Value) -> tuple[Value, ...]:
+    return tuple(other for other in domain.values if other != value)[:1]

@@ -6,10 +6,9 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from nas.search.samplers.gaussian import Array
-from nas.search.samplers.known import Known, Params
+from nas.search.samplers.known import Known, Params, values_of
 
 POOL = 300
 """Random networks that are looked at for a suggestion, and as many small changes of the best."""
@@ -33,7 +32,7 @@ class Draw:
 
     def __init__(self, known: Known, met: set[Hashable], rng: np.random.Generator) -> None:
         self._known, self._met, self._rng = known, met, rng
-        self._values = {name: values_of(item) for name, item in known.distributions.items()}
+        self._values = {name: values_of(name, item) for name, item in known.distributions.items()}
         self._names = [name for name, values in self._values.items() if len(values) > 1]
 
     def random(self) -> dict[str, Any]:
@@ -114,11 +113,3 @@ class Draw:
                     ended.append((here, params))
             at = moved
         return max(ended, key=lambda item: item[0])[1]
-
-
-def values_of(distribution: BaseDistribution) -> list[Any]:
-    """Return the values of an integer or a category."""
-    if isinstance(distribution, IntDistribution):
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
-    assert isinstance(distribution, CategoricalDistribution)
-    return list(distribution.choices)

@@ -37,13 +37,14 @@ class ArchSampler(optuna.samplers.BaseSampler):
         n_startup_trials: Networks drawn at random before anything is learnt.
     """
 
-    def __init__(self, seed: int | None = None, *, known: Known | None = None, n_startup_trials: int = 10) -> None:
+    def __init__(self, seed: int | None = None, *, known: Known | None = None, n_startup_trials: int = 8) -> None:
         self._rng = np.random.default_rng(seed)
         self._known = known
         self._startup = n_startup_trials
         self._inner = optuna.samplers.RandomSampler(seed=seed)
         self._shared = optuna.search_space.IntersectionSearchSpace()
         self._weights: Weights | None = None
+        self._encoding: Encoding | None = None
 
     def reseed_rng(self) -> None:
         """Draw from now on what no seed gives, as workers that share one sampler need it."""
@@ -85,7 +86,9 @@ class ArchSampler(optuna.samplers.BaseSampler):
         return self._suggested(known, history, draw)
 
     def _suggested(self, known: Known, history: History, draw: Draw) -> dict[str, Any]:
-        encoding = Encoding(known)
+        if self._encoding is None or self._known is None:
+            self._encoding = Encoding(known)
+        encoding = self._encoding
         seen = encoding.encode(history.params)
         process = fit(seen, history.values, history.noise, self._weights)
         self._weights = process.weights  # the next suggestion's begin with them, and need few steps

@@ -1,9 +1,10 @@
 """A Gaussian process over the choices of a search space, in numpy: what trainings that were seen tell of one that was not.
 
 The kernel is a sum of parts whose weights are learnt: a constant, the choices one by one (linear), all pairs of them (quadratic),
-and two exponentials of the number of choices in which two networks differ, a near and a far one. The first parts say that effects
-add up over stages, which they nearly do; the last that networks alike in nearly all choices are alike whatever the choices are.
-Ordered choices enter the linear and quadratic parts by their place in their order, categories by name. A choice that is masked
+and an exponential of the number of choices in which two networks differ. The first parts say that effects add up over stages,
+which they nearly do; the last that networks alike in most choices are alike whatever the choices are.
+Ordered choices enter the linear and quadratic parts by their place in their order, categories by name, and beside them costs that
+are known without a measurement, by their logarithms. How much each choice and cost matters is learnt with the weights. A choice that is masked
 counts as one more category, in the middle of its order, so that two texts of one network are one point.
 Source: Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, equations 2.23, 2.24 and 4.2.4; Oh et al. 2019,
 arXiv:1902.00448 (COMBO: kernels on the number of differing choices).
@@ -11,26 +12,36 @@ arXiv:1902.00448 (COMBO: kernels on the number of differing choices).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.distributions import IntDistribution
 
-from nas.search.samplers.known import Known, Params
+from nas.search.samplers.known import Known, Params, values_of
 
 Array = NDArray[np.float64]
 
-PARTS = ("linear", "pairs", "near", "far")
-NEAR, FAR = 0.06, 0.35
-"""Shares of all choices: how many must differ for the exponentials to fall to 1/e."""
+PARTS = ("linear", "pairs", "alike")
+ALIKE = 0.4
+"""Share of all choices that must differ for the last part to fall to 1/e."""
 
-PRIOR_SHAPE, PRIOR_SCALE = 1.0, 0.05
+PRIOR_SHAPE, PRIOR_SCALE = 1.0, 0.5
 """Inverse-gamma prior on each part's weight, of values that have been brought to variance 1. Weak: a few dozen values outweigh it."""
 
-PRIOR_NOISE = 0.1
+COST = 2.0
+"""How much a known cost matters at first, in choices: accuracy rises with size in most spaces, whatever the size is made of."""
+
+COMPARED = 64
+"""Random networks that say how costs are spread."""
+
+PRIOR_NOISE = 0.03
 """The same prior's scale for the noise."""
+
+PRIOR_RELEVANCE = 1.0
+"""Shape of the prior on how much each choice matters: the larger, the longer all are taken to matter alike."""
 
 OUTLIER = 2.5
 """Values that lie further below the median than so many times the distance of the upper quarter are pulled in to there."""
@@ -44,31 +55,43 @@ class Encoded:
     """Networks as the kernel sees them.
 
     Args:
-        effects: (n, p), of each choice its place in -1..1, or its category's column. marks: (n, q), one-hot, a column for each
-            value of each choice and one for masked; float32, for only matches are counted in it.
-        choices: Number of choices.
+        effects: (n, p), of each choice its place in -1..1, or its category's column, then costs. marks: (n, q), one-hot, a column for each
+            value of each choice and one for masked.
+        effect_of, mark_of: (p,) and (q,), the number of the choice that each column belongs to; costs come after the choices.
     """
 
     effects: Array
-    marks: NDArray[np.float32]
-    choices: int
+    marks: Array
+    effect_of: NDArray[np.intp]
+    mark_of: NDArray[np.intp]
+
+    @property
+    def choices(self) -> int:
+        """Number of choices, costs not counted."""
+        return int(self.mark_of[-1]) + 1
+
+    @property
+    def features(self) -> int:
+        """Number of choices and costs."""
+        return int(self.effect_of[-1]) + 1
 
     def __len__(self) -> int:
         return len(self.effects)
 
     def rows(self, which: Sequence[int] | NDArray[np.intp]) -> Encoded:
         """Return some of the networks."""
-        return Encoded(self.effects[which], self.marks[which], self.choices)
+        return replace(self, effects=self.effects[which], marks=self.marks[which])
 
     def and_then(self, others: Encoded) -> Encoded:
         """Return these networks, then others."""
-        return Encoded(
-            np.concatenate([self.effects, others.effects]), np.concatenate([self.marks, others.marks]), self.choices
+        effects, marks = (
+            np.concatenate([getattr(item, name) for item in (self, others)]) for name in ("effects", "marks")
         )
+        return replace(self, effects=effects, marks=marks)
 
 
 class Encoding:
-    """Turns parameters into what the kernel sees.
+    """Turns parameters into what the kernel sees; costs that are known exactly as so many standard deviations from random networks.
 
     Raises:
         ValueError: a choice that is neither an integer nor a category.
@@ -78,24 +101,33 @@ class Encoding:
         self._known = known
         self._places: dict[str, tuple[int, int, dict[object, tuple[int, Array]]]] = {}
         effects = marks = 0
+        effect_of: list[int] = []
+        mark_of: list[int] = []
         for name, distribution in known.distributions.items():
+            values = values_of(name, distribution)
             if isinstance(distribution, IntDistribution):
-                values: list[object] = list(range(distribution.low, distribution.high + 1, distribution.step))
                 rows = np.linspace(-1, 1, len(values))[:, None] if len(values) > 1 else np.zeros((1, 1))
-            elif isinstance(distribution, CategoricalDistribution):
-                values = list(distribution.choices)
-                rows = np.eye(len(values)) - 1 / len(values)
             else:
-                raise ValueError(f"{name}: found {distribution}; allowed: integers and categories. Give it another sampler.")
+                rows = np.eye(len(values)) - 1 / len(values)
             self._places[name] = (effects, marks, {value: (i, rows[i]) for i, value in enumerate(values)})
-            effects += rows.shape[1]
-            marks += len(values) + 1
-        self._shape = (effects, marks)
+            effect_of += [len(self._places) - 1] * rows.shape[1]
+            mark_of += [len(self._places) - 1] * (len(values) + 1)
+            effects, marks = len(effect_of), len(mark_of)
+        draw = [values_of(name, item) for name, item in known.distributions.items()]
+        rng = np.random.default_rng(0)
+        random = [{n: v[rng.integers(len(v))] for n, v in zip(known.distributions, draw, strict=True)} for _ in range(COMPARED)]
+        self._number = len(known.cost(random[0]))
+        costs = self._costs(random)
+        self._middle, self._spread = costs.mean(axis=0), np.maximum(costs.std(axis=0), 1e-9) * math.sqrt(3) / COST
+        effect_of += [len(self._places) + i for i in range(self._number)]
+        self._columns = (np.array(effect_of, dtype=np.intp), np.array(mark_of, dtype=np.intp))
+
+    def _costs(self, networks: Sequence[Params]) -> Array:
+        return np.array([list(self._known.cost(params).values()) for params in networks]).reshape(len(networks), self._number)
 
     def encode(self, networks: Sequence[Params]) -> Encoded:
         """Return networks, given by their parameters, as the kernel sees them."""
-        effects = np.zeros((len(networks), self._shape[0]))
-        marks = np.zeros((len(networks), self._shape[1]), dtype=np.float32)
+        effects, marks = (np.zeros((len(networks), len(columns))) for columns in self._columns)
         for row, params in enumerate(networks):
             active = self._known.active(params)
             for name, (effect, mark, values) in self._places.items():
@@ -105,32 +137,41 @@ class Encoding:
                 place, features = values[params[name]]
                 effects[row, effect : effect + len(features)] = features
                 marks[row, mark + place] = 1
-        return Encoded(effects, marks, len(self._places))
+        costs = self._costs(networks)
+        if self._number:
+            effects[:, -self._number :] = (costs - self._middle) / self._spread
+        return Encoded(effects, marks, *self._columns)
 
 
-def parts(first: Encoded, second: Encoded) -> list[Array]:
-    """Return the parts of the kernel between networks, in the order of `PARTS`, each (n, m)."""
-    product = first.effects @ second.effects.T / first.choices
-    differing = 1 - (first.marks @ second.marks.T).astype(np.float64) / first.choices
-    return [product, product**2, np.exp(-differing / NEAR), np.exp(-differing / FAR)]
+def parts(first: Encoded, second: Encoded, relevance: Array) -> list[Array]:
+    """Return the parts of the kernel between networks, in the order of `PARTS`, each (n, m).
+
+    Args:
+        relevance: (features,), how much each choice and cost matters, 1 on average.
+    """
+    product = (first.effects * relevance[first.effect_of]) @ second.effects.T / first.choices
+    same = (first.marks * relevance[first.mark_of]) @ second.marks.T
+    differing = (relevance[: first.choices].sum() - same) / first.choices
+    return [product, product**2, np.exp(-differing / ALIKE)]
 
 
-def _own(networks: Encoded) -> list[Array]:
+def _own(networks: Encoded, relevance: Array) -> list[Array]:
     """Return the parts between each network and itself, each (n,)."""
-    product = (networks.effects**2).sum(axis=1) / networks.choices
-    ones = np.ones(len(networks))
-    return [product, product**2, ones, ones]
+    product = (networks.effects**2) @ relevance[networks.effect_of] / networks.choices
+    return [product, product**2, np.ones(len(networks))]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the kernel's parts and of the noise, for values of variance 1."""
+    """Weights of the kernel's parts and of the noise, for values of variance 1, and how much each choice matters."""
 
     parts: tuple[float, ...]
     noise: float
+    relevance: Array
 
 
-START = Weights((0.3, 0.2, 0.2, 0.3), 0.2)
+def _start(features: int) -> Weights:
+    return Weights((0.3, 0.2, 0.3), 0.2, np.ones(features))
 
 
 @dataclass(frozen=True)
@@ -153,8 +194,8 @@ class Posterior:
 
     def predict(self, networks: Encoded) -> tuple[Array, Array]:
         """Return the mean and the standard deviation of the true value of each network, without noise; each (m,)."""
-        cross = np.asarray(sum(w * part for w, part in zip(self.weights.parts, parts(networks, self.seen), strict=True)))
-        own = np.asarray(sum(w * part for w, part in zip(self.weights.parts, _own(networks), strict=True)))
+        cross = np.asarray(sum(w * part for w, part in zip(self.weights.parts, parts(networks, self.seen, self.weights.relevance), strict=True)))
+        own = np.asarray(sum(w * part for w, part in zip(self.weights.parts, _own(networks, self.weights.relevance), strict=True)))
         cross += MEAN_VARIANCE
         variance = own + MEAN_VARIANCE - np.einsum("ij,ij->i", cross @ self.inverse, cross)
         return self.centre + self.scale * (cross @ self.solved), self.scale * np.sqrt(np.maximum(variance, 1e-12))
@@ -189,8 +230,8 @@ def fit(seen: Encoded, values: Array, extra: Array | None = None, start: Weights
     y = (values - centre) / scale
     more = np.zeros(len(y)) if extra is None else extra / scale**2
     some = np.arange(len(y)) if len(y) <= LEARNT_FROM else np.linspace(0, len(y) - 1, LEARNT_FROM).astype(np.intp)
-    weights = _learnt(seen.rows(some), y[some], more[some], start or START, steps=30 if start is None else 6)
-    matrix = _matrix(parts(seen, seen), weights, more)
+    weights = _learnt(seen.rows(some), y[some], more[some], start or _start(seen.features), steps=30 if start is None else 6)
+    matrix = _matrix(parts(seen, seen, weights.relevance), weights, more)
     inverse = np.linalg.inv(matrix)
     return Posterior(seen, weights, centre, scale, matrix, inverse, inverse @ y)
 
@@ -202,24 +243,33 @@ def _matrix(kernels: Sequence[Array], weights: Weights, more: Array) -> Array:
 
 
 def _learnt(seen: Encoded, y: Array, more: Array, weights: Weights, steps: int) -> Weights:
-    kernels = parts(seen, seen)
     for _ in range(steps):
+        kernels = parts(seen, seen, weights.relevance)
         inverse = np.linalg.inv(_matrix(kernels, weights, more))
         solved = inverse @ y
-        new = []
-        for weight, kernel in zip(weights.parts, kernels, strict=True):
-            shown, explained = solved @ kernel @ solved, float((inverse * kernel).sum())
-            new.append(_step(weight, shown, explained, PRIOR_SCALE))
-        noise = _step(weights.noise, float(solved @ solved), float(np.trace(inverse)), PRIOR_NOISE)
-        weights = Weights(tuple(new), noise)
+        new = [
+            _step(weight, float(solved @ kernel @ solved), float((inverse * kernel).sum()), PRIOR_SHAPE, PRIOR_SCALE)
+            for weight, kernel in zip(weights.parts, kernels, strict=True)
+        ]
+        noise = _step(weights.noise, float(solved @ solved), float(np.trace(inverse)), PRIOR_SHAPE, PRIOR_NOISE)
+        relevance = _relevance(seen, inverse, solved, weights)
+        weights = Weights(tuple(new), noise, relevance)
     return weights
 
 
-def _step(weight: float, shown: float, explained: float, scale: float) -> float:
+def _relevance(seen: Encoded, inverse: Array, solved: Array, weights: Weights) -> Array:
+    """Return how much each choice matters, after one step: the linear part is a sum over choices, each with a weight of its own."""
+    common = weights.parts[0] / seen.choices
+    shown = np.bincount(seen.effect_of, (seen.effects.T @ solved) ** 2)
+    explained = np.bincount(seen.effect_of, (seen.effects * (inverse @ seen.effects)).sum(axis=0))
+    own = weights.relevance * common
+    new = np.sqrt((own**2 * shown / 2 + (PRIOR_RELEVANCE + 1) * common) / (explained / 2 + (PRIOR_RELEVANCE + 1) / own))
+    return np.asarray(new / new.mean())
+
+
+def _step(weight: float, shown: float, explained: float, shape: float, scale: float) -> float:
     """Return a variance component after one step, under an inverse-gamma prior."""
-    above = weight**2 * shown / 2 + scale
-    below = explained / 2 + (PRIOR_SHAPE + 1) / weight
-    return float(np.sqrt(above / below))
+    return float(np.sqrt((weight**2 * shown / 2 + scale) / (explained / 2 + (shape + 1) / weight)))
 
 
 def with_running(posterior: Posterior, running: Encoded) -> Posterior:
@@ -232,7 +282,7 @@ def with_running(posterior: Posterior, running: Encoded) -> Posterior:
         return posterior
     mean, _ = posterior.predict(running)
     known, seen = len(posterior.seen), posterior.seen.and_then(running)
-    matrix = _matrix(parts(seen, seen), posterior.weights, np.zeros(len(seen)))
+    matrix = _matrix(parts(seen, seen, posterior.weights.relevance), posterior.weights, np.zeros(len(seen)))
     matrix[:known, :known] = posterior.matrix
     inverse = np.linalg.inv(matrix)
     y = np.concatenate([posterior.matrix @ posterior.solved, (mean - posterior.centre) / posterior.scale])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 Params = Mapping[str, Any]
 """A trial's parameters by name, as Optuna holds them: an ordered choice is the index of its value."""
@@ -39,3 +39,16 @@ def plain(distributions: Mapping[str, BaseDistribution]) -> Known:
         active=lambda params: names,
         cost=lambda params: {},
     )
+
+
+def values_of(name: str, distribution: BaseDistribution) -> list[Any]:
+    """Return the values of a choice in their order.
+
+    Raises:
+        ValueError: it is neither an integer nor a category.
+    """
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    raise ValueError(f"{name}: found {distribution}; allowed: integers and categories. Give it another sampler.")
