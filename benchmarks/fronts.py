@@ -4,23 +4,25 @@
     python -m benchmarks.fronts --samplers arch gp --seeds 5 --budget 100
 
 Nothing is trained: what a training shows is looked up in tables of networks that others trained, in the folder `--data-dir`.
-`macro` is NAS-Bench-Macro (Su et al. 2021), accuracy of one seed of three against multiply-adds, which are known before a training;
-`nb201` is NAS-Bench-201 (Dong & Yang 2020), validation accuracy on CIFAR-10 against the latency that HELP (Lee et al. 2021) measured
-on a Titan RTX, which only a measurement tells. Both are judged by true values: the mean of all seeds; the test accuracy.
+`macro` is NAS-Bench-Macro (Su et al. 2021), accuracy of one seed of three against multiply-adds, which are known before a
+training; `nb201` is NAS-Bench-201 (Dong & Yang 2020), validation accuracy on CIFAR-10 against the latency that HELP (Lee et al.
+2021) measured on a Titan RTX, which only a measurement tells. Both are judged by true values: the mean of all seeds, and the test
+accuracy.
 
-Arms: every sampler of `nas search --objective pareto`, and `optuna`: `TPESampler(seed=...)` as it is, with every choice a category. All
-see the same value of a network in a seed. How to read it:
+Arms: every sampler of `nas search --objective pareto`, and `optuna`: `TPESampler(seed=...)` as it is, with every choice a category.
+All see the same value of a network in a seed. How to read it:
 - Hypervolume is accuracy x ln(cost) against the true front's worst accuracy and highest cost, both a tenth of the front's range
   further out. Regret = 1 - hypervolume / that of the true front.
-- `picked` is of the networks on the front by what the search saw, by their true values: what a user takes home. `trained` is of all
-  networks trained. What is between the two is lost to noise.
-- Needed: networks after which the mean regret is for the first time no more than that of `optuna` after the whole budget, with the
-  95 % bootstrap interval over the seeds (Efron & Tibshirani 1993, section 13.3).
+- `picked` is of the networks on the front by what the search saw, by their true values: what a user takes home. `trained` is of
+  all networks trained. What is between the two is lost to noise.
+- Needed: networks after which the mean regret is for the first time no more than that of `optuna` after the whole budget, with
+  the 95 % bootstrap interval over the seeds (Efron & Tibshirani 1993, section 13.3).
 - The budget counts different networks; repeated suggestions cost none and are listed. Seconds: processor time of a suggestion,
   median of the last ten.
 
-Every search is stored as it ends, under its task, sampler and seed, so the command goes on where it was cut off and adds to what is
-there. Arms take turns in an order drawn at random. A sampler that has changed needs another --out. Writes `fronts.json`.
+Every search is stored as it ends, under its task, sampler, budget and seed, so the command goes on where it was cut off and adds
+to what is there. Tasks and arms take turns in an order drawn at random. A sampler that has changed needs another --out. Writes
+`fronts.json` under the results folder of the device.
 """
 
 from __future__ import annotations
@@ -283,6 +285,7 @@ def main(arguments: list[str] | None = None) -> None:
     before = stored(path)
     runs: dict[str, Any] = before.get("runs", {})
     tasks: dict[str, Any] = before.get("tasks", {})
+    there: list[str] = []
     for name in options.tasks:
         try:
             found = task(name, options.data_dir)
@@ -290,14 +293,17 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name}: skipped, for {error.filename} is not there. Name the folder of the tables with --data-dir.")
             continue
         tasks[name] = {"cost": found.cost, "reference": found.reference, "hypervolume": found.whole}
-        for seed, order in enumerate(shuffled(options.samplers, options.seeds)):
-            for arm in order:
-                key = f"{name}/{arm}/{options.budget}/{seed}"
-                if key in runs:
-                    continue
-                runs[key] = searched(found, arm, seed, options.budget)
-                store(path, {**conditions(device), "tasks": tasks, "runs": runs})
-                print(f"{key}: regret {runs[key]['picked'][-1]:.4f}", flush=True)
+        there.append(name)
+    pairs = [f"{name}/{arm}" for name in there for arm in options.samplers]
+    for seed, order in enumerate(shuffled(pairs, options.seeds)):
+        for pair in order:
+            name, arm = pair.split("/")
+            key = f"{pair}/{options.budget}/{seed}"
+            if key in runs:
+                continue
+            runs[key] = searched(task(name, options.data_dir), arm, seed, options.budget)
+            store(path, {**conditions(device), "tasks": tasks, "runs": runs})
+            print(f"{key}: regret {runs[key]['picked'][-1]:.4f}", flush=True)
     content = {**conditions(device), "tasks": tasks, "summary": _figures(runs), "runs": runs}
     store(path, content)
     for name in tasks:

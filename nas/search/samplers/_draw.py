@@ -55,7 +55,8 @@ class Draw:
     def changed(self, params: Params) -> dict[str, Any]:
         """Return a network with one to three choices made anew."""
         changed = dict(params)
-        active = [name for name in self._names if name in self._known.active(params)] or self._names
+        shaping = self._known.active(params)
+        active = [name for name in self._names if name in shaping] or self._names
         for _ in range(int(self._rng.integers(1, 4))):
             name = active[self._rng.integers(len(active))]
             others = [value for value in self._values[name] if value != params[name]]

@@ -1,7 +1,7 @@
 """A sampler for the front of accuracy against one or two costs: it suggests what is expected to add most to the front.
 
 What a network costs is counted exactly, or learnt from measurements with a Gaussian process of its own; what it is worth only
-training tells, and is learnt with another one. The two are taken as independent: the expected gain in hypervolume is then a sum of
+training tells, and is learnt with another one. Taken as independent, they make the expected gain in hypervolume a sum of
 products of expected improvements, in closed form.
 """
 
@@ -27,20 +27,14 @@ from nas.search.samplers.gaussian import Array, Encoded, Encoding, Posterior, We
 from nas.search.samplers.improvement import log_improvement, log_probability
 from nas.search.samplers.known import Known, Params, plain
 
-COUNTED = 60
-"""So many networks are counted at a time, those whose gain looks largest by what counts of others say; and so many at random once,
-to begin to know that."""
-
 MARGIN = 0.1
-"""The reference lies this share of the range of ln(cost) beyond the dearest network, so that what is most accurate counts too. Its
-accuracy is the worst that was seen: with one near the front the cheap end, where accuracies are low, would never be filled."""
+"""The reference lies this share of the range of ln(cost) beyond the dearest network, so that what is most accurate counts too.
+Its accuracy is the worst that was seen: with one near the front the cheap end, where accuracies are low, would stay empty."""
 
 
 class FrontSampler(ArchSampler):
-    """Suggests networks for a front, in any Optuna study of integers and categories with accuracy to be maximized and one or two
-    positive costs to be minimized.
-
-    The study's first direction is `maximize`, the others are `minimize`.
+    """Suggests networks for a front, in any Optuna study of integers and categories: accuracy is maximized first, then one or two
+    positive costs are minimized.
 
     A cost is exact where `known.cost` has the name that the study's metric has; any other is learnt from the trials. Constraint
     values that some trial broke are learnt too. Trials that are running count as if they had turned out as expected. With more
@@ -55,7 +49,6 @@ class FrontSampler(ArchSampler):
     def __init__(self, seed: int | None = None, *, known: Known | None = None, n_startup_trials: int = 10) -> None:
         super().__init__(seed, known=known, n_startup_trials=n_startup_trials)
         self._learnt: dict[str, Weights] = {}
-        self._drawn: list[Params] = []
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -79,57 +72,49 @@ class FrontSampler(ArchSampler):
         draw = Draw(known, history.met, self._rng)
         if len(history.params) < max(2, self._startup):
             return draw.random_new()
-        return self._front_suggested(known, history, draw, study.metric_names or [""] * len(study.directions))
+        names = study.metric_names or [f"value {number}" for number in range(len(study.directions))]
+        return self._front_suggested(known, history, draw, names[1:])
 
     def _front_suggested(self, known: Known, history: FrontHistory, draw: Draw, names: Sequence[str]) -> dict[str, Any]:
-        encoding = Encoding(known)
+        if self._encoding is None or self._known is None:
+            self._encoding = Encoding(known)
+        encoding = self._encoding
         seen = encoding.encode(history.params)
         own = history.values[:, 0]
         values = np.concatenate([own, np.full(len(history.failed), own.min())])
         doubt = np.zeros(len(values))
         doubt[len(own) :] = values.var()  # a network that failed is as bad as the worst, but nobody saw it
-        process = self._fit("", seen.and_then(encoding.encode(history.failed)), values, doubt)
+        process = self._fit("accuracy", seen.and_then(encoding.encode(history.failed)), values, doubt)
+        counted = known.cost(history.params[0])
+        models = {
+            name: None if name in counted else self._fit(name, seen, -history.values[:, 1 + place])  # higher is better
+            for place, name in enumerate(names)
+        }
         limits = [fit(encoding.encode(slack.params), -slack.values) for slack in history.slacks]
-        counted = [place for place, name in enumerate(names[1:]) if name in known.cost(history.params[0])]
-        if counted and not self._drawn:
-            self._drawn = [draw.random() for _ in range(COUNTED)]
-        for_counted = encoding.encode([*history.params, *self._drawn])
-        models = [
-            self._fit(name, for_counted, -_count(known, [*history.params, *self._drawn], name))
-            if place in counted
-            else self._fit(name, seen, -history.values[:, 1 + place])  # higher is better
-            for place, name in enumerate(names[1:])
-        ]
 
-        def count(networks: Sequence[Params], costs: Array, unsure: Array) -> None:
-            for place in counted:
-                costs[:, place], unsure[:, place] = _count(known, networks, names[1 + place]), 0.0
+        def costs_of(networks: Sequence[Params], encoded: Encoded) -> tuple[Array, Array]:
+            """Return ln(cost)s, and how sure they are; each (n, d)."""
+            told = [
+                (np.array([-known.cost(params)[name] for params in networks]), np.zeros(len(networks)))
+                if model is None
+                else model.predict(encoded)
+                for name, model in models.items()
+            ]
+            return -np.column_stack([mean for mean, _ in told]), np.column_stack([sd for _, sd in told])
 
         met = [*history.params, *history.running]
         encoded = encoding.encode(met)
         expected, _ = process.predict(encoded)
         expected[: len(own)] += own - pulled_in(own)  # the process sees very bad values better than they are
-        costs, unsure = _expected(models, encoded)
-        count(met, costs, unsure)
-        cells = grid(expected, costs)
+        cells = grid(expected, costs_of(met, encoded)[0])
         process = with_running(process, encoding.encode(history.running))
 
         def gain(networks: Sequence[Params]) -> Array:
             encoded = encoding.encode(networks)
-            mean, sd = process.predict(encoded)
-            costs, unsure = _expected(models, encoded)
-            within = np.zeros(len(networks))
+            total = log_gain(*process.predict(encoded), *costs_of(networks, encoded), cells)
             for limit in limits:
-                margin, wide = limit.predict(encoded)
-                within += log_probability(margin / wide)
-            total = log_gain(mean, sd, costs, unsure, cells) + within
-            if counted:  # takes a millisecond or two for each network: only for those that are worth it
-                top = np.argsort(-total, kind="stable")[:COUNTED]
-                costs, unsure = costs[top], unsure[top]
-                count([networks[place] for place in top], costs, unsure)
-                found = log_gain(mean[top], sd[top], costs, unsure, cells) + within[top]
-                total = np.full(len(networks), -np.inf)
-                total[top] = found
+                margin, unsure = limit.predict(encoded)
+                total += log_probability(margin / unsure)
             return total
 
         order = self._rng.permutation(len(cells.members))
@@ -140,16 +125,6 @@ class FrontSampler(ArchSampler):
         found = fit(seen, values, doubt, self._learnt.get(name))
         self._learnt[name] = found.weights
         return found
-
-
-def _expected(models: Sequence[Posterior], encoded: Encoded) -> tuple[Array, Array]:
-    """Return ln(cost)s of networks as they are expected, and how surely; each (n, d)."""
-    told = [model.predict(encoded) for model in models]
-    return np.column_stack([-mean for mean, _ in told]), np.column_stack([sd for _, sd in told])
-
-
-def _count(known: Known, networks: Sequence[Params], name: str) -> Array:
-    return np.array([known.cost(params)[name] for params in networks])
 
 
 @dataclass(frozen=True)
@@ -194,8 +169,8 @@ def grid(accuracy: Array, costs: Array) -> Cells:
 def log_gain(mean: Array, sd: Array, costs: Array, unsure: Array, cells: Cells) -> Array:
     """Return the logarithm of the expected gain in hypervolume (accuracy times ln(cost)) of networks.
 
-    A network of ln(cost) c adds to each cell the part of it that is not cheaper than c, times the improvement of its accuracy over the
-    cell's level. Accuracy and costs are taken as independent and normal, so the expectation of the product is that of its factors:
+    A network of ln(cost) c adds to each cell the part of it that is not cheaper than c, times the improvement of its accuracy over
+    the cell's level. Accuracy and costs are taken as independent and normal, so expectations multiply:
 
         gain = sum over cells of (product over costs of E[width(cell, c)]) * E[improvement(level)]
         E[width(cell, c)] = E[max(0, end - c)] - E[max(0, beginning - c)]
