@@ -9,8 +9,8 @@ training; `nb201` is NAS-Bench-201 (Dong & Yang 2020), validation accuracy on CI
 2021) measured on a Titan RTX, which only a measurement tells. Both are judged by true values: the mean of all seeds, and the test
 accuracy.
 
-Arms: every sampler of `nas search --objective pareto`, and `optuna`: `TPESampler(seed=...)` as it is, with every choice a category.
-All see the same value of a network in a seed. How to read it:
+Arms: every sampler of `nas search --objective pareto`, and `optuna`: `TPESampler(seed=...)` as it is, with every choice a
+category. All see the same value of a network in a seed. How to read it:
 - Hypervolume is accuracy x ln(cost) against the true front's worst accuracy and highest cost, both a tenth of the front's range
   further out. Regret = 1 - hypervolume / that of the true front.
 - `picked` is of the networks on the front by what the search saw, by their true values: what a user takes home. `trained` is of

@@ -169,8 +169,8 @@ def grid(accuracy: Array, costs: Array) -> Cells:
 def log_gain(mean: Array, sd: Array, costs: Array, unsure: Array, cells: Cells) -> Array:
     """Return the logarithm of the expected gain in hypervolume (accuracy times ln(cost)) of networks.
 
-    A network of ln(cost) c adds to each cell the part of it that is not cheaper than c, times the improvement of its accuracy over
-    the cell's level. Accuracy and costs are taken as independent and normal, so expectations multiply:
+    A network of ln(cost) c adds to each cell the part of it that is not cheaper than c, times the improvement of its accuracy
+    over the cell's level. Accuracy and costs are taken as independent and normal, so expectations multiply:
 
         gain = sum over cells of (product over costs of E[width(cell, c)]) * E[improvement(level)]
         E[width(cell, c)] = E[max(0, end - c)] - E[max(0, beginning - c)]
