@@ -70,7 +70,7 @@ class FrontSampler(ArchSampler):
         known = self._known or plain(search_space)
         history = read(study, known, trial.number)
         draw = Draw(known, history.met, self._rng)
-        if len(history.params) < max(2, self._startup):
+        if len(history.params) < 2 or len(history.met) - len(history.running) < self._startup:
             return draw.random_new()
         names = study.metric_names or [f"value {number}" for number in range(len(study.directions))]
         return self._front_suggested(known, history, draw, names[1:])
