@@ -80,7 +80,7 @@ def cli(debug: bool) -> None:
     "--top-k",
     default=3,
     show_default=True,
-    help="Networks measured again before a winner is named; of a front up to 8.",
+    help="Networks measured again before a winner is named; 8 for a front.",
 )
 @click.option("--trial-timeout", "trial_timeout_s", type=float, help="Seconds that a phase of a trial may take.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")

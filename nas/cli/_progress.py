@@ -201,7 +201,7 @@ class SearchProgress(Screen, Watcher):
         view = load_run(folder)
         found = front_of(view)
         kept = [item for item in found if not item.verdict.startswith("beaten")]
-        self._say("front", f"{len(kept)} of {_many(len(found), 'network')} measured again are beaten by none:")
+        self._say("front", f"of {_many(len(found), 'network')} measured again beaten by none: {len(kept)}")
         for item in sorted(kept, key=lambda item: item.costs):
             costs = ", ".join(
                 f"{shown(cost)} {format_count(value)}" for cost, value in zip(view.costs, item.costs, strict=True)

@@ -26,9 +26,9 @@ def head(view: RunView) -> list[str]:
     lines = [
         "## Front, measured again",
         "",
-        f"Accuracy against {named(view.costs)}, over {seeds} fresh seed{'s' * (seeds != 1)}: {len(kept)} of the "
-        f"{len(found)} networks measured again are beaten by none. The knee, from which more accuracy costs most and a lower "
-        "cost loses most, is the winner.",
+        f"Accuracy against {named(view.costs)}, over {seeds} fresh seed{'s' * (seeds != 1)}. Of {len(found)} networks measured "
+        f"again {len(kept)} {'is' if len(kept) == 1 else 'are'} beaten by none. The knee, from which more accuracy costs most and "
+        "a lower cost loses most, is the winner.",
         "",
         *table(_heads(view.costs), [_row(item, view.costs) for item in found]),
         "",
@@ -113,6 +113,7 @@ def body(view: RunView) -> list[str]:
     if view.trained().empty:
         return []
     points = view.points()
+    counted = [cost for cost in ("num_params", "macs") if cost not in view.costs]
     places, rows = front(points), []
     for place, row in zip(places, view.trained().iloc[places].to_dict("records"), strict=True):
         _, *costs = points[place]
@@ -122,10 +123,9 @@ def body(view: RunView) -> list[str]:
                 f"`{row['arch_hash']}`",
                 f"{row['val_accuracy']:.4f} ± {row['val_error']:.4f}",
                 *(_plain(cost, value) for cost, value in zip(view.costs, costs, strict=True)),
-                format_count(row["num_params"]),
-                format_count(row["macs"]),
+                *(format_count(row[cost]) for cost in counted),
                 f"`{row['arch']}`",
             ]
         )
-    heads = ["trial", "network", "accuracy", *map(shown, view.costs), "params", "MACs", "stages"]
+    heads = ["trial", "network", "accuracy", *map(shown, view.costs), *counted, "stages"]
     return ["## Front as the search saw it", "", *table(heads, rows), ""]

@@ -65,7 +65,7 @@ class SearchConfig:
         w, v: Exponents of step time and parameters in the reward.
         max_params, max_macs, max_step_time, max_latency, max_memory: Limits with units (`5M`, `600M`, `12ms`, `5ms`, `2GiB`).
         latency_batch_size: Images of the inference that `max_latency`, or the space's own limit, bounds.
-        top_k: Networks trained again before the winner is named; unless given 3, and of a front at most 8.
+        top_k: Networks trained again before the winner is named; unless given 3, and for a front 8.
         top_k_seeds: Fresh seeds for each.
         patience: Suggestions in a row without a new network after which the search ends.
         warm_start: Folder of another run on the same data, recipe and device, whose results this one begins with.

@@ -79,7 +79,7 @@ def best(
 ) -> list[TrialRecord]:
     """Return the best networks that were trained to the end, those apart that the program fails on.
 
-    Where accuracy is traded against costs they are those of the front, spread evenly over it.
+    Where accuracy is traded against costs they are those of the front (`nas.search.record.promising`).
     """
     trained = {
         record.arch_hash: record for record in records if record.kind == "trained" and record.arch_hash not in skipped

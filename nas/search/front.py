@@ -7,11 +7,12 @@ from dataclasses import asdict, replace
 
 import yaml
 
+from nas.front import front
 from nas.objective import indistinct
 from nas.report.front import members
 from nas.runs import Run, write_text
 from nas.search.finalists import Finalist
-from nas.search.record import TrialRecord, promising
+from nas.search.record import TrialRecord
 from nas.spec import ArchSpec
 
 FOLDER = "front"
@@ -46,7 +47,7 @@ def doubts(records: Sequence[TrialRecord], costs: Sequence[str], most: int) -> l
         records: Of all trials. most: Networks that were measured again.
     """
     trained = list({record.arch_hash: record for record in records if record.kind == "trained"}.values())
-    whole = len(promising(trained, costs, len(trained)))
+    whole = len(front([record.point(costs) for record in trained]))
     found = indistinct([record.candidate() for record in trained])
     if whole > most:
         found.append(

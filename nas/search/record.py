@@ -113,12 +113,21 @@ class TrialRecord:
 
 
 def promising(records: Sequence[TrialRecord], costs: Sequence[str], most: int) -> list[TrialRecord]:
-    """Return at most so many trained networks: of highest reward, or of the front where accuracy is traded against costs."""
+    """Return at most so many trained networks: of highest reward, or of the front where accuracy is traded against costs.
+
+    A front of more is thinned evenly. To one of fewer come those that would be the front without it: one network that was lucky
+    hides all that are really better.
+    """
     if not costs:
         return sorted(records, key=lambda record: -(record.reward or 0))[:most]
-    points = [record.point(costs) for record in records]
-    best = front(points)
-    return [records[best[place]] for place in spread([points[place] for place in best], most)]
+    found: list[TrialRecord] = []
+    rest = list(records)
+    while rest and len(found) < most:
+        points = [record.point(costs) for record in rest]
+        layer = front(points)
+        found += [rest[layer[place]] for place in spread([points[place] for place in layer], most - len(found))]
+        rest = [record for place, record in enumerate(rest) if place not in layer]
+    return found
 
 
 def from_trial(trial: optuna.trial.FrozenTrial) -> TrialRecord | None:

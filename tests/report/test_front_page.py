@@ -83,7 +83,7 @@ def test_a_member_that_failed_is_left_out() -> None:
 def test_the_page_of_a_front(tmp_path: Path) -> None:
     folder = fabricate(tmp_path / "run", FINALISTS)
     text = page(load_run(folder))
-    assert "3 of the 4 networks measured again are beaten by none" in text
+    assert "Of 4 networks measured again 3 are beaten by none" in text
     assert "| 1 | `0000000000000001` | knee | 0.7900 ± 0.0100 | 0.8000 | 1.000 ± 0.020 |" in text
     assert "| beaten by 1 | 0.7800 ± 0.0100 |" in text
     assert "1 is beaten by less than twice the error of the difference in accuracy: it may belong" in text
