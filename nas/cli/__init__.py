@@ -58,7 +58,6 @@ def cli(debug: bool) -> None:
     "--costs",
     default="step_time",
     show_default=True,
-    callback=lambda context, option, text: tuple(text.split(",")),
     help="With pareto one or two of step_time, params, macs, latency, memory: step_time,params.",
 )
 @click.option("--sampler", default="tpe", show_default=True, help="Who suggests networks: tpe, gp, nsga2, random.")

@@ -27,8 +27,8 @@ def head(view: RunView) -> list[str]:
         "## Front, measured again",
         "",
         f"Accuracy against {named(view.costs)}, over {seeds} fresh seed{'s' * (seeds != 1)}. Of {len(found)} networks measured "
-        f"again {len(kept)} {'is' if len(kept) == 1 else 'are'} beaten by none. The knee, from which more accuracy costs most and "
-        "a lower cost loses most, is the winner.",
+        f"again {len(kept)} {'is' if len(kept) == 1 else 'are'} beaten by none. The knee, from which more accuracy costs most "
+        "and a lower cost loses most, is the winner.",
         "",
         *table(_heads(view.costs), [_row(item, view.costs) for item in found]),
         "",

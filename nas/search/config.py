@@ -56,7 +56,7 @@ class SearchConfig:
             `auto`, as CUDA graphs on a CUDA device where the baseline's first steps agree.
         objective: `reward`, one score of accuracy and costs; `pareto`, the front of accuracy against each of the `costs`: the
             networks that no other beats in all of them. The winner is then the front's knee.
-        costs: With `pareto` one or two of `step_time`, `params`, `macs`, `latency`, `memory` (CUDA).
+        costs: With `pareto` one or two of `step_time`, `params`, `macs`, `latency`, `memory` (CUDA): `step_time,params`.
         sampler: Who suggests networks: see `nas.search.samplers`.
         pruner: Who ends a trial at a phase's end: `halving` lets the best third of all that came so far go on, `median` those
             above the median of the networks trained to the end, `none` all. See `nas.search.stopping`. Unless given `halving`;
@@ -82,7 +82,7 @@ class SearchConfig:
     devices: str = "auto"
     steps: str = "auto"
     objective: str = "reward"
-    costs: tuple[str, ...] = ("step_time",)
+    costs: str = "step_time"
     sampler: str = "tpe"
     pruner: str = None  # type: ignore[assignment]  # here and below None becomes what is usual with the objective
     seed: int = 0
@@ -115,7 +115,7 @@ class SearchConfig:
         if not isinstance(given, str | list | tuple):
             raise _wrong_kind("costs", given, f"names of costs ({', '.join(COST_WORDS)})")
         words = given.split(",") if isinstance(given, str) else given
-        object.__setattr__(self, "costs", tuple(str(item).strip() for item in words))
+        object.__setattr__(self, "costs", ",".join(str(item).strip() for item in words))
         self._check_objective()
         for name in ("devices", "steps", "sampler", "pruner"):
             if not isinstance(getattr(self, name), str):
@@ -153,15 +153,15 @@ class SearchConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.objective == "reward":
-            if self.costs != ("step_time",):
+            if self.costs != "step_time":
                 raise UsageError(
                     "--costs: belongs to --objective pareto; found the objective reward. Give both, or neither."
                 )
             return
-        unknown = [name for name in self.costs if name not in COST_WORDS]
-        if unknown or not 1 <= len(self.costs) <= 2 or len(set(self.costs)) < len(self.costs):
+        words = self.costs.split(",")
+        if not set(words) <= set(COST_WORDS) or len(words) > 2 or len(set(words)) < len(words):
             raise UsageError(
-                f"--costs: found {','.join(self.costs) or 'nothing'}; allowed: one or two different ones of "
+                f"--costs: found {self.costs or 'nothing'}; allowed: one or two different ones of "
                 f"{', '.join(COST_WORDS)}, such as step_time,params."
             )
         if self.pruner != "none":
@@ -172,7 +172,7 @@ class SearchConfig:
 
     def cost_names(self) -> tuple[str, ...]:
         """Return the costs that accuracy is traded against, by the names of what is measured; none with a reward."""
-        return tuple(COST_WORDS[name] for name in self.costs) if self.objective == "pareto" else ()
+        return tuple(COST_WORDS[name] for name in self.costs.split(",")) if self.objective == "pareto" else ()
 
     def limits(self) -> tuple[Limit, ...]:
         """Return the limits that were given, and one without a bound for each cost that is measured only where it is asked for.

@@ -38,7 +38,7 @@ COSTS = ("step_time_ms", "num_params")
 
 def test_what_is_usual_depends_on_the_objective() -> None:
     assert (SearchConfig().pruner, SearchConfig().top_k, SearchConfig().cost_names()) == ("halving", 3, ())
-    config = SearchConfig(objective="pareto", costs="step_time,params")  # type: ignore[arg-type]
+    config = SearchConfig(objective="pareto", costs="step_time,params")
     assert (config.pruner, config.top_k, config.cost_names()) == ("none", 8, COSTS)
     assert SearchConfig(objective="pareto", top_k=4).top_k == 4
     assert from_document(json.loads(json.dumps(config.document()))) == config
@@ -48,9 +48,9 @@ def test_what_is_usual_depends_on_the_objective() -> None:
     ("settings", "words"),
     [
         ({"objective": "front"}, "--objective: found 'front'; allowed: reward, pareto"),
-        ({"costs": ("params",)}, "--costs: belongs to --objective pareto"),
+        ({"costs": "params"}, "--costs: belongs to --objective pareto"),
         (
-            {"objective": "pareto", "costs": ("flops",)},
+            {"objective": "pareto", "costs": "flops"},
             "--costs: found flops; allowed: one or two different ones of params, ",
         ),
         ({"objective": "pareto", "costs": ("params",) * 2}, "--costs: found params,params; allowed"),
@@ -68,9 +68,9 @@ def test_what_a_front_cannot_do_is_refused(settings: dict[str, Any], words: str)
 
 
 def test_a_cost_that_is_measured_on_demand_is_a_limit_without_a_bound() -> None:
-    config = SearchConfig(objective="pareto", costs=("latency", "params"))
+    config = SearchConfig(objective="pareto", costs="latency,params")
     assert config.limits() == (Limit("latency_ms"),)
-    assert SearchConfig(objective="pareto", costs=("latency",), max_latency="5ms").limits() == (
+    assert SearchConfig(objective="pareto", costs="latency", max_latency="5ms").limits() == (
         Limit("latency_ms", max=5),
     )
 
