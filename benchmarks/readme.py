@@ -42,6 +42,8 @@ TITLES = {
     "overhead": "Overhead of the search",
     "scaling_law_cost": "Cost of a scaling law",
     "cpu_path": "What pays on a CPU",
+    "samplers": "Samplers: trainings needed",
+    "surrogates": "Networks of real runs, foreseen",
 }
 """Benchmarks in the order of the page, by the beginning of their file's name."""
 
@@ -225,6 +227,57 @@ def scaling_law_cost(content: Content, others: Mapping[str, Content]) -> Lines:
     ]
 
 
+def samplers(content: Content, others: Mapping[str, Content]) -> Lines:
+    """Normalised regret of each sampler by the number of trainings, on each task."""
+    lines = [
+        "Normalised regret of the network with the best value seen (0: the optimum, 1: a random network) after so many trainings,"
+        " mean ± standard error over the seeds; after how many trainings it is that of Optuna's default TPE after 200, with "
+        "the 95 % interval; how many suggestions were networks that had been seen, and time of a suggestion over `random`.",
+        "",
+    ]
+    for pending, tasks in content["summary"].items():
+        for task, rows in tasks.items():
+            budgets = sorted({int(number) for row in rows.values() for number in row["regret"]})
+            found = []
+            for name, row in sorted(rows.items(), key=lambda item: item[1]["regret"][str(budgets[0])]["mean"]):
+                regret = [row["regret"].get(str(number)) for number in budgets]
+                need = row.get("needed", {})
+                words = ["over" if need.get(key) is None else str(need[key]) for key in ("networks", "low", "high")]
+                times = [item["median"] for item in row.get("seconds_over_random", {}).values()]
+                found.append(
+                    [f"`{name}`", str(row["seeds"])]
+                    + ["" if item is None else f"{item['mean']:.3f} ± {item['error']:.3f}" for item in regret]
+                    + [f"{words[0]} [{words[1]}, {words[2]}]" if need else "", f"{row['duplicates_share']:.1%}"]
+                    + [", ".join(f"{value:.1f}" for value in times)]
+                )
+            about = content["tasks"][task]["about"]
+            beside = f"; {pending} trials run while one is suggested" if pending != "0" else ""
+            columns = ["sampler", "seeds", *map(str, budgets), "needed", "seen before", "time"]
+            lines += [f"**{task}** ({about}{beside})", "", *table(columns, found)]
+    return lines
+
+
+def surrogates(content: Content, others: Mapping[str, Content]) -> Lines:
+    """How models order recorded networks that they have not seen."""
+    lines = []
+    for run, row in content["runs"].items():
+        sizes = list(next(iter(row["tau"].values())))
+        found = [
+            [
+                f"`{name}`",
+                *(f"{one[size]['mean']:.2f} ({one[size]['low']:.2f} to {one[size]['high']:.2f})" for size in sizes),
+            ]
+            for name, one in row["tau"].items()
+        ]
+        lines += [
+            f"`{run}`, {row['networks']} networks: Kendall's tau between what is foreseen and the reward at the end of phase 1,"
+            f" by the number of networks seen; mean of {content['settings']['splits']} splits, and 5 to 95 % of them.",
+            "",
+            *table(["model", *(f"{size} seen" for size in sizes)], found),
+        ]
+    return lines
+
+
 WRITERS: dict[str, Callable[[Content, Mapping[str, Content]], Lines]] = {
     "proxy_throughput": proxy_throughput,
     "fidelity": fidelity,
@@ -232,6 +285,8 @@ WRITERS: dict[str, Callable[[Content, Mapping[str, Content]], Lines]] = {
     "overhead": overhead,
     "scaling_law_cost": scaling_law_cost,
     "cpu_path": cpu_path,
+    "samplers": samplers,
+    "surrogates": surrogates,
 }
 
 

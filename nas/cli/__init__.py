@@ -60,7 +60,12 @@ def cli(debug: bool) -> None:
     show_default=True,
     help="With pareto one or two of step_time, params, macs, latency, memory: step_time,params.",
 )
-@click.option("--sampler", default="tpe", show_default=True, help="Who suggests networks: tpe, gp, nsga2, random.")
+@click.option(
+    "--sampler",
+    default="tpe",
+    show_default=True,
+    help="Who suggests networks: tpe, gp, nsga2, evolution, local, random.",
+)
 @click.option(
     "--pruner",
     default="halving",

@@ -10,8 +10,10 @@ import optuna
 from nas.errors import UsageError
 from nas.registry import Registry
 from nas.search.samplers.arch import ArchSampler
+from nas.search.samplers.evolution import EvolutionSampler
 from nas.search.samplers.front import FrontSampler
 from nas.search.samplers.known import Known
+from nas.search.samplers.local_search import LocalSearchSampler
 from nas.search.stopping import Halving
 
 Make = Callable[[int, Known | None], optuna.samplers.BaseSampler]
@@ -41,6 +43,8 @@ SAMPLERS.register(
 )
 SAMPLERS.register("gp", _gp)
 SAMPLERS.register("nsga2", lambda seed, known: optuna.samplers.NSGAIISampler(seed=seed, population_size=20))
+SAMPLERS.register("evolution", lambda seed, known: EvolutionSampler(seed, known=known))
+SAMPLERS.register("local", lambda seed, known: LocalSearchSampler(seed, known=known))
 
 FRONTS: Registry[Make] = Registry("sampler with --objective pareto")
 """Samplers that look for a front. The study's directions are then accuracy, to be maximized, and each cost, to be minimized."""

@@ -10,10 +10,10 @@ import numpy as np
 from nas.search.samplers.gaussian import Array
 from nas.search.samplers.known import Known, Params, values_of
 
-POOL = 300
+POOL = 200
 """Random networks that are looked at for a suggestion, and as many small changes of the best."""
 
-CLIMBS = 4
+CLIMBS = 2
 """How many of the best of them are climbed from."""
 
 LOOKED_UP = 300

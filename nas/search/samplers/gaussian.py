@@ -99,20 +99,20 @@ class Encoding:
 
     def __init__(self, known: Known) -> None:
         self._known = known
-        self._places: dict[str, tuple[int, int, dict[object, tuple[int, Array]]]] = {}
-        effects = marks = 0
+        self._places: dict[str, dict[object, int]] = {}
+        self._rows: list[Array] = []  # of each choice, what each of its values is in `effects`; the last row is for masked
         effect_of: list[int] = []
         mark_of: list[int] = []
-        for name, distribution in known.distributions.items():
+        for number, (name, distribution) in enumerate(known.distributions.items()):
             values = values_of(name, distribution)
             if isinstance(distribution, IntDistribution):
                 rows = np.linspace(-1, 1, len(values))[:, None] if len(values) > 1 else np.zeros((1, 1))
             else:
                 rows = np.eye(len(values)) - 1 / len(values)
-            self._places[name] = (effects, marks, {value: (i, rows[i]) for i, value in enumerate(values)})
-            effect_of += [len(self._places) - 1] * rows.shape[1]
-            mark_of += [len(self._places) - 1] * (len(values) + 1)
-            effects, marks = len(effect_of), len(mark_of)
+            self._places[name] = {value: place for place, value in enumerate(values)}
+            self._rows.append(np.vstack([rows, np.zeros(rows.shape[1])]))
+            effect_of += [number] * rows.shape[1]
+            mark_of += [number] * (len(values) + 1)
         draw = [values_of(name, item) for name, item in known.distributions.items()]
         rng = np.random.default_rng(0)
         random = [{n: v[rng.integers(len(v))] for n, v in zip(known.distributions, draw, strict=True)} for _ in range(COMPARED)]
@@ -127,20 +127,16 @@ class Encoding:
 
     def encode(self, networks: Sequence[Params]) -> Encoded:
         """Return networks, given by their parameters, as the kernel sees them."""
-        effects, marks = (np.zeros((len(networks), len(columns))) for columns in self._columns)
+        places = np.zeros((len(networks), len(self._places)), dtype=np.intp)
         for row, params in enumerate(networks):
             active = self._known.active(params)
-            for name, (effect, mark, values) in self._places.items():
-                if name not in active:
-                    marks[row, mark + len(values)] = 1
-                    continue
-                place, features = values[params[name]]
-                effects[row, effect : effect + len(features)] = features
-                marks[row, mark + place] = 1
-        costs = self._costs(networks)
-        if self._number:
-            effects[:, -self._number :] = (costs - self._middle) / self._spread
-        return Encoded(effects, marks, *self._columns)
+            places[row] = [
+                of[params[name]] if name in active else len(of) for name, of in self._places.items()
+            ]
+        effects = [rows[places[:, number]] for number, rows in enumerate(self._rows)]
+        marks = [np.eye(len(rows))[places[:, number]] for number, rows in enumerate(self._rows)]
+        costs = (self._costs(networks) - self._middle) / self._spread
+        return Encoded(np.concatenate([*effects, costs], axis=1), np.concatenate(marks, axis=1), *self._columns)
 
 
 def parts(first: Encoded, second: Encoded, relevance: Array) -> list[Array]:
