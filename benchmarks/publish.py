@@ -37,6 +37,7 @@ KEPT = (
     "winner.yaml",
     "report.md",
     "pareto.png",
+    "effects.png",
     "equal_step_time.json",
 )
 KEPT_SCALING = (
@@ -49,6 +50,7 @@ KEPT_SCALING = (
     "report.md",
     "scale.png",
 )
+KEPT_AUDIT = ("audit.json", "trainings.json", "recipe.yaml", "report.md")
 KEPT_TRAINING = ("manifest.json", "arch.yaml", "history.csv", "classes.csv", "result.json", "report.md", "curves.png")
 MARKS = ("<!-- results -->", "<!-- /results -->")
 
@@ -61,6 +63,8 @@ def copy(run: Path, name: str, training: Path | None, transcript: Path | None) -
     _copy(run, target, KEPT, hidden)
     if (run / "scale" / "scale.json").is_file():
         _copy(run / "scale", target / "scale", KEPT_SCALING, hidden)
+    if (run / "audit" / "audit.json").is_file():
+        _copy(run / "audit", target / "audit", KEPT_AUDIT, hidden)
     if training is not None:
         _copy(training, target / "train", KEPT_TRAINING, hidden)
     if transcript is not None:

@@ -11,7 +11,7 @@ import click
 
 from nas import __version__
 from nas.cli._given import given_by
-from nas.cli._larger import scale, train
+from nas.cli._larger import audit, scale, train
 from nas.errors import NasError
 
 EPILOG = "Documentation: docs/ of the repository. Start with: nas search --space v2_tiny --budget 12"
@@ -62,9 +62,9 @@ def cli(debug: bool) -> None:
 )
 @click.option(
     "--sampler",
-    default="tpe",
+    default="arch",
     show_default=True,
-    help="Who suggests networks: tpe, gp, nsga2, evolution, local, random.",
+    help="Who suggests networks: arch (learns from few trainings), tpe, gp, nsga2, evolution, local, random.",
 )
 @click.option(
     "--pruner",
@@ -228,7 +228,7 @@ def latency(networks: tuple[str, ...], **settings: Any) -> None:
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 def report(run: Path | None) -> None:
-    """Write the report of a RUN again (report.md, pareto.png); the latest search unless named."""
+    """Write the report of a RUN again (report.md and its pictures); the latest search unless named."""
     from nas import runs
     from nas.report import write_report
 
@@ -353,6 +353,7 @@ def doctor(data: str | None, **settings: Any) -> None:
         sys.exit(1)
 
 
+cli.add_command(audit)
 cli.add_command(scale)
 cli.add_command(train)
 

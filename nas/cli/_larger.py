@@ -1,7 +1,8 @@
-"""The commands after a search: `nas scale` and `nas train`. Heavy imports live inside them."""
+"""The commands after a search: `nas audit`, `nas scale` and `nas train`. Heavy imports live inside them."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,50 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
             return tuple(float(item) for item in str(value).split(","))
         except ValueError:
             self.fail(f"found {value}; numbers with commas between them are allowed, such as 1,2,3.", param, context)
+
+
+@click.command(epilog="Example: nas audit results/RUN --tune-proxy")
+@click.argument("run", metavar="[RUN]", required=False)
+@click.option("--networks", default=8, show_default=True, help="To train once more, and long; half of the better half.")
+@click.option("--long", default=5.0, show_default=True, help="Times the recipe's epochs that the long training has.")
+@click.option(
+    "--seeds", default=3, show_default=True, help="Fresh seeds of the best, the middle and the worst of them."
+)
+@click.option("--tune-proxy", is_flag=True, help="Try other recipes; write the cheapest that suffices for --recipe.")
+@click.option("--tau", default=0.7, show_default=True, help="Kendall's tau with the long training that suffices.")
+@click.option("--against", metavar="RUN", help="Compare with another search, such as a random one; nothing is trained.")
+@click.option("--devices", "--device", "devices", help="As of nas search; the run's own unless given.")
+@click.option("--data", help="Where the images of the RUN lie now.")
+@click.pass_context
+def audit(context: click.Context, /, **settings: Any) -> None:
+    """Find out how far to believe a RUN: noise between seeds, and whether its short trainings order networks as long ones do.
+
+    Trains networks of the run again, under its own conditions; the number and the time are printed first. The latest search
+    unless named. The same command continues what was cut off. What is found goes into RUN/audit and RUN/report.md.
+    """
+    from nas.cli import _audit
+    from nas.cli._signals import Ended, signals
+
+    progress = _audit.AuditProgress()
+    try:
+        with signals():
+            _audit.run(given_by(context, settings), progress)
+    except KeyboardInterrupt as end:
+        what, code = (end.name, end.exit_code) if isinstance(end, Ended) else ("Interrupted", 130)
+        kept = (
+            f". Nothing measured is lost. Continue with: {_again(context, progress.folder)}" if progress.folder else "."
+        )
+        click.echo(what + kept, err=True)
+        sys.exit(code)
+
+
+def _again(context: click.Context, folder: Path) -> str:
+    """Return the command of an audit, to be given again."""
+    given = given_by(context, {name: value for name, value in context.params.items() if name != "run"})
+    words = ["nas audit", shlex.quote(str(folder))]
+    for name, value in given.items():
+        words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}"))
+    return " ".join(words)
 
 
 @click.command(epilog="Example: nas scale --from results/RUN --phi 1,2,3 --budget-metric step_time")

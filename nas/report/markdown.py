@@ -1,4 +1,4 @@
-"""What the pages of reports are made of."""
+"""What reports are written in."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from nas.spec import ArchSpec
 
 FINALISTS = "finalists.json"
 FORESEEN = "foreseen.json"
+AUDIT = "audit/audit.json"
 _RECORD = {"arch_hash", "arch", "reward", "num_params", "macs"}
 _TEXTS = ("kind", "arch_hash", "arch")
 _TIMES = ("step_time_ms", "step_time_mad_ms", "ref_step_time_ms")
@@ -38,6 +39,7 @@ class RunView:
         trainings: The fresh trainings and timings of finalists, by network and seed.
         warnings: What to know before trusting the winner.
         foreseen: How well step times were predicted by the block table (`table`) and by MACs (`macs`); empty without a limit.
+        audit: What `nas audit` found; empty where the run was not audited.
     """
 
     run: Run
@@ -46,6 +48,7 @@ class RunView:
     warnings: tuple[str, ...]
     trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     foreseen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    audit: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def winner(self) -> ArchSpec:
@@ -94,7 +97,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunView:
         RunError: no run there, no trial has ended in it, or a file of it is damaged.
     """
     run = open_search(folder)
-    trials, warnings, foreseen = (run.path(name) for name in ("trials.csv", "warnings.json", FORESEEN))
+    trials, warnings, foreseen, audit = (run.path(name) for name in ("trials.csv", "warnings.json", FORESEEN, AUDIT))
     if not trials.is_file():
         raise RunError(f"{run.folder}: no trial has ended in it yet. Continue it: {_continue(run)}")
     last = read_finalists(run)
@@ -106,6 +109,9 @@ def load_run(folder: str | os.PathLike[str]) -> RunView:
         trainings=last["trainings"],
         warnings=tuple(map(str, read_json(warnings, list, again))) if warnings.is_file() else (),
         foreseen=read_json(foreseen, dict, again) if foreseen.is_file() else {},
+        audit=read_json(audit, dict, f"Have it written again: nas audit {shlex.quote(str(run.folder))}")
+        if audit.is_file()
+        else {},
     )
 
 
@@ -135,7 +141,7 @@ def read_finalists(run: Run) -> dict[str, Any]:
 
 def _read_trials(path: Path, remedy: str) -> pd.DataFrame:
     try:
-        trials = pd.read_csv(path, dtype={"arch_hash": str, "reason": str, "phase_accuracy": str})
+        trials = pd.read_csv(path, dtype={"arch_hash": str, "reason": str, "phase_accuracy": str, "suggested_by": str})
     except (OSError, ValueError) as error:  # pandas' own errors are values that are wrong
         raise RunError(f"{path}: cannot be read as a table ({error}). {remedy}") from None
     absent = [name for name in (*_TEXTS, *_NUMBERS, "seconds") if name not in trials]

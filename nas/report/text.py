@@ -13,17 +13,19 @@ import pandas as pd
 
 from nas.objective import pareto
 from nas.report import front_page
+from nas.report.effects import effects, write_effects
 from nas.report.front import front_table, named
 from nas.report.markdown import table
 from nas.report.plot import write_plot
 from nas.report.read import RunView, load_run
 from nas.report.regret import Stopping, stopping_of
+from nas.report.trust import trust
 from nas.runs import write_text
 from nas.space import format_count
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.md` and `pareto.png` of a run, from what lies in its folder, and return the page.
+    """Write `report.md` and its pictures of a run, from what lies in its folder, and return the page.
 
     A run that looked for a front has `front.csv` too.
 
@@ -34,6 +36,8 @@ def write_report(folder: Path) -> Path:
     if view.costs and view.finalists:
         write_text(view.run.path("front.csv"), front_table(view).to_csv(index=False))
     write_plot(view, view.run.path("pareto.png"))
+    if not view.costs and (found := effects(view)) is not None:  # of the choices on the reward
+        write_effects(found, view.run.path("effects.png"))
     path = view.run.path("report.md")
     write_text(path, page(view))
     return path
@@ -47,7 +51,10 @@ def page(view: RunView) -> str:
     parts += ["![Accuracy against cost](pareto.png)", ""]
     if view.warnings:
         parts += ["## Read this first", "", *[f"- {line}" for line in view.warnings], ""]
-    parts += front_page.body(view) if view.costs else _best(view) + _front(view) + _stopped(stopping_of(view))
+    if view.costs:
+        parts += front_page.body(view)
+    else:
+        parts += trust(view, effects(view)) + _best(view) + _front(view) + _stopped(stopping_of(view))
     parts += _spent(view) + _foreseen(view) + _conditions(manifest)
     return "\n".join(parts)
 

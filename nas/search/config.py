@@ -57,7 +57,8 @@ class SearchConfig:
         objective: `reward`, one score of accuracy and costs; `pareto`, the front of accuracy against each of the `costs`: the
             networks that no other beats in all of them. The winner is then the front's knee.
         costs: With `pareto` one or two of `step_time`, `params`, `macs`, `latency`, `memory` (CUDA): `step_time,params`.
-        sampler: Who suggests networks: see `nas.search.samplers`.
+        sampler: Who suggests networks: `arch`, made for architectures, needs the fewest trainings; `tpe`, `gp`, `nsga2` and
+            `random` are Optuna's; `evolution` and `local` search move by small changes. See `nas.search.samplers`.
         pruner: Who ends a trial at a phase's end: `halving` lets the best third of all that came so far go on, `median` those
             above the median of the networks trained to the end, `none` all. See `nas.search.stopping`. Unless given `halving`;
             with `pareto` only `none`, for a network that is behind in accuracy may be ahead in cost.
@@ -83,7 +84,7 @@ class SearchConfig:
     steps: str = "auto"
     objective: str = "reward"
     costs: str = "step_time"
-    sampler: str = "tpe"
+    sampler: str = "arch"
     pruner: str = None  # type: ignore[assignment]  # here and below None becomes what is usual with the objective
     seed: int = 0
     w: float = -0.07

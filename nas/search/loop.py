@@ -27,6 +27,7 @@ from nas.runs import Run, write_json, write_text
 from nas.search import stopping
 from nas.search.foreseen import Foresight
 from nas.search.record import FAILED, TrialRecord, promising
+from nas.search.samplers.drawn import drawn_at_random
 from nas.search.study import DATABASE, distributions, running, settle, values
 from nas.space import Limit, SearchSpace, choices, decode, forbidden, stored_choose
 from nas.spec import ArchSpec, summary
@@ -56,6 +57,9 @@ class Terms:
     limits: tuple[Limit, ...] = ()
     costs: tuple[str, ...] = ()
 
+
+SUGGESTED_BY = "suggested_by"
+"""The attribute of a trial whose choices the sampler did not make by what it had seen."""
 
 STUCK = 10
 """After so many suggestions in a row that are no new network, one is drawn at random: some samplers would go on for ever,
@@ -119,6 +123,7 @@ def run_loop(
             spec.arch_hash,
             summary(spec),
             audited=attributes.get(stopping.AUDITED, ""),
+            suggested_by=attributes.get(SUGGESTED_BY, "user" if "enqueued" in attributes else ""),
             foreseen_ms=attributes.get("foreseen_ms"),
             params=dict(trial.params),
         )
@@ -251,15 +256,18 @@ def _best_keys(found: list[TrialRecord], terms: Terms) -> list[str]:
 
 
 def _ask(study: optuna.Study, domains: dict[str, BaseDistribution], stuck: bool, seed: int) -> Trial:
-    """Ask the sampler for a trial, or draw one at random where it is stuck; such a trial says so."""
+    """Ask the sampler for a trial, or draw one at random where it is stuck. A trial that was drawn at random says so."""
     if not stuck:
-        return study.ask(domains)
+        trial = study.ask(domains)
+        if "enqueued" not in trial.user_attrs and drawn_at_random(study, trial):
+            trial.set_user_attr(SUGGESTED_BY, "random")
+        return trial
     usual, study.sampler = study.sampler, optuna.samplers.RandomSampler(seed=seed)
     try:
         trial = study.ask(domains)
     finally:
         study.sampler = usual
-    trial.set_user_attr("suggested_by", f"random, after {STUCK} suggestions without a new network")
+    trial.set_user_attr(SUGGESTED_BY, f"random, after {STUCK} suggestions without a new network")
     return trial
 
 
@@ -323,6 +331,7 @@ def _again(record: TrialRecord, first: TrialRecord) -> TrialRecord:
         duplicate_of=first.number,
         seconds=0.0,
         audited="",
+        suggested_by=record.suggested_by,
         reason=f"the network of trial {first.number} ({first.kind})",
     )
 

@@ -51,6 +51,8 @@ class TrialRecord:
         reason: Why it ended early. duplicate_of: Number of the first of its kind.
         audited: `phase 1` where the pruner would have stopped it at that phase's end, and it was trained on to learn what
             stopping costs (`nas.search.stopping`).
+        suggested_by: Who made the choices where it was not the sampler by what it has seen: `random` (drawn at random, at the
+            start or where the sampler was stuck) or `user`. Absent in older runs.
         origin: The run and trial that it was taken over from, with `--warm-start`; such a record costs no budget.
         params: The choices, by name, as the sampler sees them.
     """
@@ -83,6 +85,7 @@ class TrialRecord:
     reason: str = ""
     duplicate_of: int | None = None
     audited: str = ""
+    suggested_by: str = ""
     origin: str = ""
     params: Mapping[str, Value] = field(default_factory=dict)
 

@@ -139,7 +139,7 @@ def test_every_table_is_a_table(folder: Path) -> None:
             rows.setdefault(block, []).append(line)
         else:
             block += 1
-    assert len(rows) == 5
+    assert len(rows) == 6
     for lines in rows.values():
         assert len({line.count(" | ") for line in lines}) == 1
         assert re.fullmatch(r"\| (--- \| )*--- \|", lines[1])

@@ -336,6 +336,34 @@ def test_a_sampler_that_is_stuck_is_helped_by_a_random_draw(search: Search) -> N
     assert len(kinds(found, "trained")) == 4
     helped = [trial for trial in search.study.trials if "suggested_by" in trial.user_attrs]
     assert helped and len(kinds(found, "duplicate", "forbidden")) >= 3 * 9
+    assert {record.suggested_by[:6] for record in found} == {"", "random"}
+
+
+@pytest.mark.parametrize(("sampler", "drawn"), [("random", 30), ("tpe", 20), ("nsga2", 20), ("gp", 20)])
+def test_records_say_who_was_drawn_at_random(search: Search, sampler: str, drawn: int) -> None:
+    found = search.go(StubEvaluator(), 30, sampler=sampler, memory=True)
+    random = [record for record in found if record.suggested_by]
+    assert {record.suggested_by for record in random} == {"random"}
+    # TPE counts all trials that ended, GP those that were trained, NSGA-II its first generation.
+    counted = found if sampler in ("tpe", "random") else kinds(found, "trained")
+    assert sum(bool(record.suggested_by) for record in counted) == (len(found) if sampler == "random" else drawn)
+    assert all(not record.suggested_by for record in found[found.index(random[-1]) + 1 :])
+    assert list(table(found)["suggested_by"]) == [record.suggested_by for record in found]
+
+
+def test_a_sampler_of_our_own_says_itself_what_it_drew(search: Search) -> None:
+    class Own(optuna.samplers.RandomSampler):
+        """Draws every other network at random, or says so."""
+
+        drew_at_random = False
+
+        def before_trial(self, study: Any, trial: Any) -> None:
+            self.drew_at_random = trial.number % 2 == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.search.samplers.SAMPLERS._values", {"own": lambda seed, known: Own(seed=seed)})
+        found = search.go(StubEvaluator(), 6, sampler="own", memory=True)
+    assert [record.suggested_by for record in found] == ["random" if n % 2 == 0 else "" for n in range(len(found))]
 
 
 @pytest.mark.parametrize("sampler", ["gp", "nsga2"])

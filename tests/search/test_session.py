@@ -36,7 +36,7 @@ def test_a_search_leaves_its_files(finished: SearchResult) -> None:
 
 def test_the_manifest_says_what_was_asked_and_where(finished: SearchResult) -> None:
     manifest = json.loads(finished.run.path("manifest.json").read_text())
-    assert (manifest["kind"], manifest["space"], manifest["seed"], manifest["sampler"]) == ("search", "tiny", 3, "tpe")
+    assert (manifest["kind"], manifest["space"], manifest["seed"], manifest["sampler"]) == ("search", "tiny", 3, "arch")
     assert manifest["config"]["budget"] == 3
     assert manifest["recipe"]["epochs"] == 0.5 and manifest["recipe"]["batch_size"] == 16
     data = manifest["data"]
@@ -151,7 +151,7 @@ def test_limits_that_nothing_meets_end_the_search(finished: SearchResult, tmp_pa
     with pytest.raises(SearchError, match="12 suggestions in a row brought no new network"):
         nas.search(
             space=config["space"], data=config["data"], recipe=config["recipe"], budget=3, patience=12,
-            max_params="1k", out=tmp_path / "run", **SETTINGS,
+            max_params="100", out=tmp_path / "run", **SETTINGS,
         )  # fmt: skip
     frame = pd.read_csv(tmp_path / "run" / "trials.csv")
     assert set(frame["kind"]) <= {"infeasible", "forbidden", "duplicate"}

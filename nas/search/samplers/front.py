@@ -49,6 +49,7 @@ class FrontSampler(ArchSampler):
     def __init__(self, seed: int | None = None, *, known: Known | None = None, n_startup_trials: int = 10) -> None:
         super().__init__(seed, known=known, n_startup_trials=n_startup_trials)
         self._learnt: dict[str, Weights] = {}
+        self.drew_at_random = True
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -70,7 +71,8 @@ class FrontSampler(ArchSampler):
         known = self._known or plain(search_space)
         history = read(study, known, trial.number)
         draw = Draw(known, history.met, self._rng)
-        if len(history.params) < 2 or len(history.met) - len(history.running) < self._startup:
+        self.drew_at_random = len(history.params) < 2 or len(history.met) - len(history.running) < self._startup
+        if self.drew_at_random:
             return draw.random_new()
         names = study.metric_names or [f"value {number}" for number in range(len(study.directions))]
         return self._front_suggested(known, history, draw, names[1:])
