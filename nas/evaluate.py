@@ -288,14 +288,17 @@ class Evaluator:
 
 
 def check_limits(limits: Sequence[Limit], device: torch.device) -> None:
-    """Refuse limits on what cannot be measured on a device.
+    """Refuse limits on what cannot be measured on a device. A limit without a bound asks for the cost to be measured.
 
     Raises:
         UsageError: such a limit.
     """
-    absent = [limit.cost for limit in limits if limit.cost == "peak_memory_mib" and device.type != "cuda"]
-    if absent:
-        raise UsageError(f"limit on {absent[0]}: {COSTS[absent[0]].absent}; this is {device}. Leave the limit out.")
+    for limit in limits:
+        if limit.cost == "peak_memory_mib" and device.type != "cuda":
+            what = "objective" if limit.max is None and limit.min is None else "limit"
+            raise UsageError(
+                f"{what} on {limit.cost}: {COSTS[limit.cost].absent}; this is {device}. Leave the {what} out."
+            )
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,21 @@ def guessing(accuracy: float, error: float, classes: int) -> list[str]:
     ]
 
 
+def indistinct(candidates: Sequence[Candidate]) -> list[str]:
+    """Say where accuracies differ little more than one of them may be off by."""
+    if len(candidates) < 10:
+        return []
+    spread = statistics.stdev(item.val_accuracy for item in candidates)
+    error = statistics.fmean(item.val_error for item in candidates)
+    if spread >= 1.5 * error:
+        return []
+    return [
+        f"The accuracies of the trained networks spread (standard deviation {spread:.4f}) little more than one accuracy "
+        f"may be off by (error {error:.4f}): costs and luck may have decided this ranking. A longer recipe or more "
+        "validation images would let accuracy count."
+    ]
+
+
 def warnings(candidates: Sequence[Candidate], reward: Reward, top: int = 5) -> list[str]:
     """Say where the score itself, not the networks, decided: the cheapest corner, noise, or a choice of exponents.
 
@@ -166,14 +181,7 @@ def warnings(candidates: Sequence[Candidate], reward: Reward, top: int = 5) -> l
             f"v = {reward.v:g} cost outweighs accuracy here. Try weaker exponents (--w {reward.w / 2:g} --v "
             f"{reward.v / 2:g}), a space with larger networks, or limits in their place."
         )
-    spread = statistics.stdev(item.val_accuracy for item in candidates)
-    error = statistics.fmean(item.val_error for item in candidates)
-    if spread < 1.5 * error:
-        found.append(
-            f"The accuracies of the trained networks spread (standard deviation {spread:.4f}) little more than one accuracy "
-            f"may be off by (error {error:.4f}): costs and luck may have decided this ranking. A longer recipe or more "
-            "validation images would let accuracy count."
-        )
+    found += indistinct(candidates)
     for name, factor in (("half as strong", 0.5), ("twice as strong", 2.0)):
         other = Reward(reward.w * factor, reward.v * factor, reward.ref_params)
         rival = ranked(candidates, other)[0]

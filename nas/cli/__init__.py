@@ -49,13 +49,28 @@ def cli(debug: bool) -> None:
     "--steps", default="auto", show_default=True, help="How steps are done: auto, eager, graph (CUDA graphs)."
 )
 @click.option(
+    "--objective",
+    default="reward",
+    show_default=True,
+    help="reward (one score), or pareto: the front of accuracy against --costs.",
+)
+@click.option(
+    "--costs",
+    default="step_time",
+    show_default=True,
+    help="With pareto one or two of step_time, params, macs, latency, memory: step_time,params.",
+)
+@click.option(
     "--sampler",
     default="arch",
     show_default=True,
     help="Who suggests networks: arch (learns from few trainings), tpe, gp, nsga2, evolution, local, random.",
 )
 @click.option(
-    "--pruner", default="halving", show_default=True, help="Who stops a trial at a phase's end: halving, median, none."
+    "--pruner",
+    default="halving",
+    show_default=True,
+    help="Who stops a trial at a phase's end: halving, median, none (the only one with pareto).",
 )
 @click.option("--seed", default=0, show_default=True, help="Of suggestions, weights, order and augmentation.")
 @click.option("--w", default=-0.07, show_default=True, help="Exponent of the step time in the reward.")
@@ -65,7 +80,12 @@ def cli(debug: bool) -> None:
 @click.option("--max-step-time", help="Limit on the training step, such as 12ms.")
 @click.option("--max-latency", help="Limit on the inference of one image (PyTorch, eager), such as 5ms.")
 @click.option("--max-memory", help="Limit on the training step's memory, such as 2GiB (CUDA).")
-@click.option("--top-k", default=3, show_default=True, help="Networks measured again before a winner is named.")
+@click.option(
+    "--top-k",
+    default=3,
+    show_default=True,
+    help="Networks measured again before a winner is named; 8 for a front.",
+)
 @click.option("--trial-timeout", "trial_timeout_s", type=float, help="Seconds that a phase of a trial may take.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")
 @click.option("--warm-start", type=click.Path(path_type=Path), help="Begin with the results of this run.")
@@ -222,7 +242,9 @@ def report(run: Path | None) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; RUN/export or results/export-ARCH unless given.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
-@click.option("--trial", help="Another network of the RUN that was measured again: its number or hash.")
+@click.option(
+    "--trial", help="Another network of the RUN that was measured again, as of its front: its number or hash."
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights of an ARCH: .safetensors, .pt or .pth.")
 @click.option("--random-weights", is_flag=True, help="Export an ARCH without trained weights.")
 @click.option("--data", help="Where the images of the RUN lie now, or the images that the ARCH is meant for.")

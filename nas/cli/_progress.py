@@ -12,8 +12,10 @@ from rich.progress import SpinnerColumn, TextColumn
 
 from nas.cli._screen import Screen
 from nas.data import Dataset
+from nas.front import Point, front, shown
 from nas.objective import few_images
 from nas.report import load_run, stopping_of
+from nas.report.front import front_of
 from nas.runs import Run
 from nas.search.finalists import Fresh, optimism
 from nas.search.record import TrialRecord
@@ -28,6 +30,8 @@ class SearchProgress(Screen, Watcher):
         self.folder: Path | None = None
         super().__init__(before=(SpinnerColumn(),), after=(TextColumn("{task.fields[eta]}", markup=False),), eta="")
         self._best = 0.0
+        self._costs: tuple[str, ...] = ()
+        self._front: list[Point] = []
         self._flights: dict[int, str] = {}
         self._done = 0
         self._known = 0
@@ -44,6 +48,9 @@ class SearchProgress(Screen, Watcher):
         """Say what is searched, on what, and where the results go."""
         self._known = self._done = sum(record.costs_budget for record in known)
         self._best = max((record.reward or 0.0 for record in known if record.kind == "trained"), default=0.0)
+        self._costs = tuple(facts.get("costs", ()))
+        for record in known:
+            self._joins(record)
         self._budget = facts["config"]["budget"]
         self._finalists = facts["config"]["top_k"] * facts["config"]["top_k_seeds"]
         self._began = time.monotonic()
@@ -76,6 +83,7 @@ class SearchProgress(Screen, Watcher):
         self._say("", f"watch it: nas dashboard {run.folder}", "dim")
         if self._known:
             best = f", the best with reward {self._best:.4f}" if self._best else ""
+            best = f", {len(self._front)} on the front" if self._costs else best
             self._say("", f"continuing: {self._known} network{'s' * (self._known > 1)} trained already{best}")
         self._console.print(
             "trial kind        reward   accuracy         step time (x baseline)  params   network", style="dim"
@@ -107,9 +115,7 @@ class SearchProgress(Screen, Watcher):
         self._show_flights()
         if record.costs_budget:
             self._done += 1
-        best = record.kind == "trained" and record.reward is not None and record.reward > self._best
-        if best and record.reward is not None:
-            self._best = record.reward
+        best = self._joins(record)
         style = "bold green" if best else "dim" if record.kind not in ("trained",) else ""
         line = f"{record.number:5d} {record.kind:11s} "
         if record.reward is not None and record.val_accuracy is not None:
@@ -124,8 +130,22 @@ class SearchProgress(Screen, Watcher):
         eta = ""
         if trained:
             left = self._budget - self._done + self._finalists
-            eta = f"{_left(self._began, trained, left)}, best {self._best:.4f}"
+            best_so_far = f"{len(self._front)} on the front" if self._costs else f"best {self._best:.4f}"
+            eta = f"{_left(self._began, trained, left)}, {best_so_far}"
         self._bar.update(self._task, completed=self._done, eta=eta)
+
+    def _joins(self, record: TrialRecord) -> bool:
+        """Remember a trained network, and return whether it is the best so far, or on the front so far."""
+        if record.kind != "trained" or record.reward is None:
+            return False
+        if not self._costs:
+            better = record.reward > self._best
+            self._best = max(self._best, record.reward)
+            return better
+        seen = [*self._front, record.point(self._costs)]
+        places = front(seen)
+        self._front = [seen[place] for place in places]
+        return len(seen) - 1 in places
 
     def finalist(self, fresh: Fresh) -> None:
         """Show which finalist is trained again, how many are done, and what is left."""
@@ -153,25 +173,46 @@ class SearchProgress(Screen, Watcher):
         kinds = [record.kind for record in result.records]
         self._console.print()
         self._say("trials", ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))))
-        self._say("winner", f"{first.record.arch_hash}  {first.record.arch}", "bold green")
+        self._say("knee" if self._costs else "winner", f"{first.record.arch_hash}  {first.record.arch}", "bold green")
         self._say(
             "",
             f"accuracy {first.accuracy:.4f} ± {first.accuracy_error:.4f} ({_many(len(first.accuracies), 'fresh seed')}), "
             f"{ratio:.2f} x the baseline's step time, {format_count(first.record.num_params or 0)} parameters",
         )
-        self._say(
-            "",
-            f"reward {first.reward:.4f} with fresh seeds; in the search {first.record.reward:.4f}. The search was "
-            f"optimistic by {optimism(result.finalists):+.4f} on average over {_many(len(result.finalists), 'finalist')}",
-        )
-        for sentence in stopping_of(load_run(folder)).said():
-            self._say("", sentence)
+        if self._costs:
+            self._front_found(folder)
+        else:
+            self._say(
+                "",
+                f"reward {first.reward:.4f} with fresh seeds; in the search {first.record.reward:.4f}. The search was "
+                f"optimistic by {optimism(result.finalists):+.4f} on average over {_many(len(result.finalists), 'finalist')}",
+            )
+            for sentence in stopping_of(load_run(folder)).said():
+                self._say("", sentence)
         for warning in result.warnings:
             self._say("note", warning, "yellow")
         self._say("report", str(folder / "report.md"))
         self._say("next", f"nas scale --from {shlex.quote(str(folder))} --phi 1,2,3   (larger relatives), or at once:")
         self._say("", f"nas train {shlex.quote(str(folder))}   (to be used)")
         self._say("", f"nas export {shlex.quote(str(folder))}")
+
+    def _front_found(self, folder: Path) -> None:
+        """Print the front as it was measured again."""
+        view = load_run(folder)
+        found = front_of(view)
+        kept = [item for item in found if not item.verdict.startswith("beaten")]
+        self._say("front", f"of {_many(len(found), 'network')} measured again beaten by none: {len(kept)}")
+        for item in sorted(kept, key=lambda item: item.costs):
+            costs = ", ".join(
+                f"{shown(cost)} {format_count(value)}" for cost, value in zip(view.costs, item.costs, strict=True)
+            )
+            mark = "  knee" if item.verdict == "knee" else ""
+            self._say(
+                "", f"trial {item.number:<5d} accuracy {item.accuracy:.4f} ± {item.accuracy_error:.4f}, {costs}{mark}"
+            )
+        self._say(
+            "", f"each is a file in {folder / 'front'}; hand one over: nas export {shlex.quote(str(folder))} --trial N"
+        )
 
 
 def _many(number: float, word: str) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from nas import catalog
 from nas.errors import RunError
+from nas.front import Point, point
 from nas.objective import Candidate, Reward
 from nas.runs import Run, open_search, read_json
 from nas.spec import ArchSpec
@@ -67,10 +68,21 @@ class RunView:
         manifest = self.run.manifest
         return Reward(manifest["reward"]["w"], manifest["reward"]["v"], manifest["baseline"]["num_params"])
 
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The costs that accuracy was traded against; none where the run maximized its reward."""
+        return tuple(self.run.manifest.get("costs", ()))
+
     def trained(self) -> pd.DataFrame:
         """Return the rows of networks that were trained to the end, by falling reward."""
         rows = self.trials[self.trials["kind"] == "trained"]
         return rows.sort_values("reward", ascending=False, kind="stable")
+
+    def points(self) -> list[Point]:
+        """Return accuracy and costs of the networks that were trained to the end, in the order of `trained`."""
+        names = ["val_accuracy", "ref_step_time_ms", *self.costs]
+        rows = zip(*(self.trained()[name].astype(float) for name in names), strict=True)
+        return [point(dict(zip(names, row, strict=True)), self.costs) for row in rows]
 
     def candidates(self) -> list[Candidate]:
         """Return the raw values of the networks that were trained to the end."""

@@ -12,7 +12,9 @@ from typing import Any
 import pandas as pd
 
 from nas.objective import pareto
+from nas.report import front_page
 from nas.report.effects import effects, write_effects
+from nas.report.front import front_table, named
 from nas.report.markdown import table
 from nas.report.plot import write_plot
 from nas.report.read import RunView, load_run
@@ -25,12 +27,16 @@ from nas.space import format_count
 def write_report(folder: Path) -> Path:
     """Write `report.md` and its pictures of a run, from what lies in its folder, and return the page.
 
+    A run that looked for a front has `front.csv` too.
+
     Raises:
         RunError: no run there, no trial has ended, or the folder cannot be written.
     """
     view = load_run(folder)
+    if view.costs and view.finalists:
+        write_text(view.run.path("front.csv"), front_table(view).to_csv(index=False))
     write_plot(view, view.run.path("pareto.png"))
-    if (found := effects(view)) is not None:
+    if not view.costs and (found := effects(view)) is not None:  # of the choices on the reward
         write_effects(found, view.run.path("effects.png"))
     path = view.run.path("report.md")
     write_text(path, page(view))
@@ -41,19 +47,15 @@ def page(view: RunView) -> str:
     """Return the report of a run as Markdown."""
     manifest = view.run.manifest
     parts = [f"# Search of {manifest['space']} on {manifest['data']['name']}", ""]
-    parts += _winner(view)
-    parts += ["![Accuracy against step time](pareto.png)", ""]
+    parts += front_page.head(view) if view.costs else _winner(view)
+    parts += ["![Accuracy against cost](pareto.png)", ""]
     if view.warnings:
         parts += ["## Read this first", "", *[f"- {line}" for line in view.warnings], ""]
-    parts += (
-        trust(view, effects(view))
-        + _best(view)
-        + _front(view)
-        + _stopped(stopping_of(view))
-        + _spent(view)
-        + _foreseen(view)
-        + _conditions(manifest)
-    )
+    if view.costs:
+        parts += front_page.body(view)
+    else:
+        parts += trust(view, effects(view)) + _best(view) + _front(view) + _stopped(stopping_of(view))
+    parts += _spent(view) + _foreseen(view) + _conditions(manifest)
     return "\n".join(parts)
 
 
@@ -293,6 +295,7 @@ def _conditions(manifest: Mapping[str, Any]) -> list[str]:
         f"- made by `{manifest['command']}` on {manifest['created']}",
         f"- space {manifest['space']} (`{manifest['space_hash']}`), baseline {manifest['baseline']['name']} with "
         f"{format_count(manifest['baseline']['num_params'])} parameters",
+        *([f"- objective accuracy against {named(manifest['costs'])}"] if manifest.get("costs") else []),
         f"- reward accuracy · (step time / baseline)^{manifest['reward']['w']:g} · "
         f"(params / baseline)^{manifest['reward']['v']:g}",
         f"- data {data['name']} (`{data['fingerprint']}`): {data['used_train_images']} of {data['train_images']} "

@@ -82,32 +82,46 @@ def _records(database: Path) -> list[TrialRecord]:
         return records(search_study(f"{url}&immutable=1"))
 
 
-def warm_start(study: optuna.Study, source: Source, space: SearchSpace, reward: Reward, limits: Sequence[Limit]) -> str:
+def warm_start(
+    study: optuna.Study,
+    source: Source,
+    space: SearchSpace,
+    reward: Reward,
+    limits: Sequence[Limit],
+    costs: Sequence[str] = (),
+) -> str:
     """Take the trained networks of another run over into a study, once, and return a sentence about it.
 
     They answer duplicates and teach the sampler, and cost no budget. Networks that this space does not hold, that break a
     limit of this run, or of which a limited cost was not measured, are left behind. Scores are computed anew from the raw
     values, with this run's exponents.
+
+    Args:
+        costs: That this run trades accuracy against. Networks that were stopped early are then left behind too: an accuracy of
+            an earlier phase does not belong on a front.
     """
     known = {record.origin for record in records(study)}
     taken = unmeasured = 0
-    costs: set[str] = set()
+    wanting: set[str] = set()
     for record in source.records:
         origin = record.origin or f"{source.folder} trial {record.number}"
         params, known_costs = _translated(record, source, space), _costs(record)
+        if costs and record.kind != "trained":
+            continue
         if params is None or any(slack > 0 for slack in slacks(known_costs, limits).values()):
             continue
         if absent := {limit.cost for limit in limits} - set(known_costs):
             unmeasured += 1
-            costs |= absent
+            wanting |= absent
             continue
         taken += 1
         if origin not in known:  # a run that was killed here goes on where it stood
-            study.add_trial(_trial(replace(record, origin=origin, foreseen_ms=None), params, space, reward))
+            study.add_trial(_trial(replace(record, origin=origin, foreseen_ms=None), params, space, reward, costs))
     left = len(source.records) - taken - unmeasured
-    beyond = f"; {left} lie outside this space or its limits" if left else ""
+    where = "outside this space or its limits" + (", or were stopped early" if costs else "")
+    beyond = f"; {left} lie {where}" if left else ""
     if unmeasured:
-        beyond += f"; of {unmeasured} it did not measure what is limited here ({', '.join(sorted(costs))})"
+        beyond += f"; of {unmeasured} it did not measure what is limited here ({', '.join(sorted(wanting))})"
     return f"{taken} of {len(source.records)} trained networks of {source.folder} are taken over{beyond}. They cost no budget."
 
 
@@ -137,7 +151,7 @@ def _costs(record: TrialRecord) -> dict[str, float]:
 
 
 def _trial(
-    record: TrialRecord, params: dict[str, Value], space: SearchSpace, reward: Reward
+    record: TrialRecord, params: dict[str, Value], space: SearchSpace, reward: Reward, costs: Sequence[str]
 ) -> optuna.trial.FrozenTrial:
     """Return a finished trial of this run with another run's raw values."""
     last = record.candidate()
@@ -146,12 +160,25 @@ def _trial(
     trained = record.kind == "trained"
     return create_trial(
         state=TrialState.COMPLETE if trained else TrialState.PRUNED,
-        value=scores[-1] if trained else None,
+        values=None if not trained else record.point(costs) if costs else [scores[-1]],
         params=params,
         distributions=distributions(choices(space)),
         user_attrs=replace(record, reward=scores[-1]).attributes() | {"feasible": "yes"},
-        intermediate_values=dict(enumerate(scores, 1)),
+        intermediate_values={} if costs else dict(enumerate(scores, 1)),
     )
+
+
+def check_study(run: runs.Run) -> None:
+    """Refuse to continue without the records that were made: all would be trained again.
+
+    Raises:
+        RunError: they are not there.
+    """
+    if run.path("trials.csv").exists() and not run.path("study.db").exists():
+        raise RunError(
+            f"{run.path('study.db')}: is not there, but trials.csv is: the records of the run cannot be continued without it "
+            "(published runs have none). Put it back, or start a new run."
+        )
 
 
 def check_enqueue(space: SearchSpace, names: Sequence[str]) -> None:

@@ -22,6 +22,15 @@ LIMIT_FIELDS = {
 }
 """The fields of `SearchConfig` that are limits, and the costs they bound."""
 
+COST_WORDS = {name.removeprefix("max_"): cost for name, cost in LIMIT_FIELDS.items()}
+"""What accuracy can be traded against with `objective="pareto"`: the words of `--costs`, and the costs they name."""
+
+USUAL = {"reward": {"pruner": "halving", "top_k": 3}, "pareto": {"pruner": "none", "top_k": 8}}
+"""Objectives, and the settings that depend on them unless given."""
+
+ASKED_FOR = ("latency_ms", "peak_memory_mib")
+"""Costs that are not measured in every search: only where a limit names them, and on some devices."""
+
 PATHS = ("out", "warm_start")
 
 
@@ -45,15 +54,20 @@ class SearchConfig:
             `if __name__ == "__main__":`.
         steps: How training steps are done, in training and timing alike: `eager`, kernel by kernel; `graph`, as CUDA graphs;
             `auto`, as CUDA graphs on a CUDA device where the baseline's first steps agree.
+        objective: `reward`, one score of accuracy and costs; `pareto`, the front of accuracy against each of the `costs`: the
+            networks that no other beats in all of them. The winner is then the front's knee.
+        costs: With `pareto` one or two of `step_time`, `params`, `macs`, `latency`, `memory` (CUDA): `step_time,params`.
         sampler: Who suggests networks: `arch`, made for architectures, needs the fewest trainings; `tpe`, `gp`, `nsga2` and
             `random` are Optuna's; `evolution` and `local` search move by small changes. See `nas.search.samplers`.
         pruner: Who ends a trial at a phase's end: `halving` lets the best third of all that came so far go on, `median` those
-            above the median of the networks trained to the end, `none` all. See `nas.search.stopping`.
+            above the median of the networks trained to the end, `none` all. See `nas.search.stopping`. Unless given `halving`;
+            with `pareto` only `none`, for a network that is behind in accuracy may be ahead in cost.
         seed: Of suggestions, weights, order and augmentation. Step times are not fixed by it, so neither are rewards.
         w, v: Exponents of step time and parameters in the reward.
         max_params, max_macs, max_step_time, max_latency, max_memory: Limits with units (`5M`, `600M`, `12ms`, `5ms`, `2GiB`).
         latency_batch_size: Images of the inference that `max_latency`, or the space's own limit, bounds.
-        top_k: Networks trained again before the winner is named. top_k_seeds: Fresh seeds for each.
+        top_k: Networks trained again before the winner is named; unless given 3, and for a front 8.
+        top_k_seeds: Fresh seeds for each.
         patience: Suggestions in a row without a new network after which the search ends.
         warm_start: Folder of another run on the same data, recipe and device, whose results this one begins with.
         enqueue: Networks of the space to train first: shipped names or YAML files.
@@ -68,8 +82,10 @@ class SearchConfig:
     recipe: str | None = None
     devices: str = "auto"
     steps: str = "auto"
+    objective: str = "reward"
+    costs: str = "step_time"
     sampler: str = "arch"
-    pruner: str = "halving"
+    pruner: str = None  # type: ignore[assignment]  # here and below None becomes what is usual with the objective
     seed: int = 0
     w: float = -0.07
     v: float = -0.05
@@ -79,7 +95,7 @@ class SearchConfig:
     max_latency: str | None = None
     max_memory: str | None = None
     latency_batch_size: int = 1
-    top_k: int = 3
+    top_k: int = None  # type: ignore[assignment]
     top_k_seeds: int = 2
     patience: int = 200
     warm_start: Path | None = None
@@ -96,6 +112,12 @@ class SearchConfig:
         given: Any = self.enqueue
         queued = [given] if isinstance(given, str | os.PathLike) else given
         object.__setattr__(self, "enqueue", tuple(_text("enqueue", item) for item in queued))
+        given = self.costs
+        if not isinstance(given, str | list | tuple):
+            raise _wrong_kind("costs", given, f"names of costs ({', '.join(COST_WORDS)})")
+        words = given.split(",") if isinstance(given, str) else given
+        object.__setattr__(self, "costs", ",".join(str(item).strip() for item in words))
+        self._check_objective()
         for name in ("devices", "steps", "sampler", "pruner"):
             if not isinstance(getattr(self, name), str):
                 raise _wrong_kind(name, getattr(self, name), "text")
@@ -124,8 +146,37 @@ class SearchConfig:
                     f"--{name}: found {value:g}; allowed: -10 to 0 (a cost lowers the reward; 0 ignores it)."
                 )
 
+    def _check_objective(self) -> None:
+        """Check what is traded against what, and fill in what is usual with it."""
+        if self.objective not in tuple(USUAL):
+            raise UsageError(f"--objective: found {self.objective!r}; allowed: {', '.join(USUAL)}.")
+        for name, value in USUAL[self.objective].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.objective == "reward":
+            if self.costs != "step_time":
+                raise UsageError(
+                    "--costs: belongs to --objective pareto; found the objective reward. Give both, or neither."
+                )
+            return
+        words = self.costs.split(",")
+        if not set(words) <= set(COST_WORDS) or len(words) > 2 or len(set(words)) < len(words):
+            raise UsageError(
+                f"--costs: found {self.costs or 'nothing'}; allowed: one or two different ones of "
+                f"{', '.join(COST_WORDS)}, such as step_time,params."
+            )
+        if self.pruner != "none":
+            raise UsageError(
+                f"--pruner: found {self.pruner}; allowed with --objective pareto: none, for a network that is behind in "
+                "accuracy may be ahead in cost. Leave it out."
+            )
+
+    def cost_names(self) -> tuple[str, ...]:
+        """Return the costs that accuracy is traded against, by the names of what is measured; none with a reward."""
+        return tuple(COST_WORDS[name] for name in self.costs.split(",")) if self.objective == "pareto" else ()
+
     def limits(self) -> tuple[Limit, ...]:
-        """Return the limits that were given.
+        """Return the limits that were given, and one without a bound for each cost that is measured only where it is asked for.
 
         Raises:
             UsageError: a quantity that cannot be read.
@@ -139,12 +190,14 @@ class SearchConfig:
                 found.append(Limit(cost, max=parse_quantity(text, cost)))
             except ValueError as error:
                 raise UsageError(f"{option(name)}: {error}.") from None
-        return tuple(found)
+        bounded = {limit.cost for limit in found}
+        asked = [cost for cost in self.cost_names() if cost in ASKED_FOR and cost not in bounded]
+        return (*found, *(Limit(cost) for cost in asked))
 
     def document(self) -> dict[str, Any]:
         """Return the settings as plain data, for the manifest."""
         return {
-            name: list(value) if name == "enqueue" else str(value) if isinstance(value, Path) else value
+            name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
         }
 

@@ -41,6 +41,7 @@ def manifest(
         "config": config.document(),
         "recipe": recipe.document(),
         "reward": {"w": reward.w, "v": reward.v},
+        "costs": list(config.cost_names()),
         "limits": [vars(limit) for limit in setup.limits],
         "sampler": config.sampler,
         "pruner": config.pruner,

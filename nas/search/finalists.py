@@ -16,9 +16,10 @@ from typing import Any
 from nas.cost.step_time import FULL
 from nas.engine import Engine, Job, checkpoints
 from nas.objective import Reward, ranked
+from nas.report.front import members
 from nas.report.read import FINALISTS, read_finalists
 from nas.runs import Run, write_json
-from nas.search.record import TrialRecord
+from nas.search.record import TrialRecord, promising
 from nas.search.trainings import name, train_all
 from nas.spec import ArchSpec
 
@@ -70,12 +71,21 @@ class Fresh:
 
 
 def best(
-    records: Sequence[TrialRecord], reward: Reward, top_k: int, skipped: Collection[str] = ()
+    records: Sequence[TrialRecord],
+    reward: Reward,
+    top_k: int,
+    skipped: Collection[str] = (),
+    costs: Sequence[str] = (),
 ) -> list[TrialRecord]:
-    """Return the best networks that were trained to the end, those apart that the program fails on."""
+    """Return the best networks that were trained to the end, those apart that the program fails on.
+
+    Where accuracy is traded against costs they are those of the front (`nas.search.record.promising`).
+    """
     trained = {
         record.arch_hash: record for record in records if record.kind == "trained" and record.arch_hash not in skipped
     }
+    if costs:
+        return promising(list(trained.values()), costs, top_k)
     order = ranked([record.candidate() for record in trained.values()], reward)
     return [trained[candidate.arch_hash] for candidate in order[:top_k]]
 
@@ -107,14 +117,17 @@ def measure_again(
     run: Run,
     seeds: Sequence[int],
     on_phase: Callable[[Fresh], None],
+    costs: Sequence[str] = (),
 ) -> list[Finalist]:
-    """Train each finalist with each fresh seed and time it by the full protocol; return them by falling reward.
+    """Train each finalist with each fresh seed and time it by the full protocol; return them, the winner first.
+
+    They come by falling reward, or, where accuracy is traded against costs, the front's knee, the front, and what is beaten.
 
     Each training is stored in the run folder as it ends; a run that goes on does not repeat it, and continues those that were
     in flight from their checkpoints.
 
     Args:
-        on_phase: Called before each phase.
+        on_phase: Called before each phase. costs: That accuracy is traded against; none with a reward.
 
     A finalist of which a fresh training fails (memory, divergence, time) cannot be trusted with a longer one either: it
     comes last, with the reward 0 and its outcome.
@@ -152,6 +165,9 @@ def measure_again(
         for record, spec in finalists
     ]
     found.sort(key=lambda item: -item.reward)
+    if costs:
+        places = [item.place for item in members([asdict(item) for item in found], costs)]
+        found = [found[place] for place in [*places, *(place for place in range(len(found)) if place not in places)]]
     write_json(run.path(FINALISTS), {"trainings": stored, "finalists": [asdict(item) for item in found]})
     return found
 

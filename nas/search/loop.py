@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from nas.objective import Reward
 from nas.runs import Run, write_json, write_text
 from nas.search import stopping
 from nas.search.foreseen import Foresight
-from nas.search.record import FAILED, TrialRecord
+from nas.search.record import FAILED, TrialRecord, promising
 from nas.search.samplers.drawn import drawn_at_random
 from nas.search.study import DATABASE, distributions, running, settle, values
 from nas.space import Limit, SearchSpace, choices, decode, forbidden, stored_choose
@@ -41,6 +41,7 @@ class Terms:
         num_phases: Training phases of every network. top_k: Networks whose weights are kept.
         skipped: Hashes of networks that are not to be tried, for the program fails on them.
         limits: Limits on costs; where one is on the step time, networks far beyond it are not timed (`nas.search.foreseen`).
+        costs: That accuracy is traded against, each an objective of the study; without any the study has one, the reward.
     """
 
     space: SearchSpace
@@ -54,6 +55,7 @@ class Terms:
     top_k: int
     skipped: frozenset[str] = frozenset()
     limits: tuple[Limit, ...] = ()
+    costs: tuple[str, ...] = ()
 
 
 SUGGESTED_BY = "suggested_by"
@@ -167,7 +169,7 @@ def run_loop(
     def take(flight: _Flight, result: PhaseResult) -> None:
         """Add a phase's result to its trial."""
         flight.record = _with_result(flight, result, terms.reward)
-        if result.training is not None:
+        if result.training is not None and not terms.costs:  # Optuna keeps no course of several objectives
             assert flight.record.reward is not None
             flight.trial.report(flight.record.reward, step=result.phase)
 
@@ -188,7 +190,7 @@ def run_loop(
 
     def end(flight: _Flight, record: TrialRecord, first: TrialRecord | None = None) -> None:
         """Store a trial's record and tell the study; `first` is what a duplicate repeats."""
-        _store(study, flight.trial, record, ended_as=(first or record).kind, unmeasured=foresight.slacks(record))
+        _store(study, flight.trial, record, (first or record).kind, foresight.slacks(record), terms.costs)
         found.append(record)
         if record.duplicate_of is None:
             memory[record.arch_hash] = record
@@ -250,8 +252,7 @@ def _ended(flight: _Flight, result: PhaseResult, num_phases: int) -> TrialRecord
 def _best_keys(found: list[TrialRecord], terms: Terms) -> list[str]:
     """Return the trainings whose weights are kept when they have ended."""
     trained = [record for record in found if record.kind == "trained" and not record.origin]
-    trained.sort(key=lambda record: -(record.reward or 0))
-    return [f"{record.arch_hash}-s{terms.seed}" for record in trained[: terms.top_k]]
+    return [f"{record.arch_hash}-s{terms.seed}" for record in promising(trained, terms.costs, terms.top_k)]
 
 
 def _ask(study: optuna.Study, domains: dict[str, BaseDistribution], stuck: bool, seed: int) -> Trial:
@@ -346,7 +347,12 @@ def decided_record(trial: Trial) -> TrialRecord | None:
 
 
 def _store(
-    study: optuna.Study, trial: Trial, record: TrialRecord, ended_as: str, unmeasured: Mapping[str, float]
+    study: optuna.Study,
+    trial: Trial,
+    record: TrialRecord,
+    ended_as: str,
+    unmeasured: Mapping[str, float],
+    costs: Sequence[str],
 ) -> None:
     """Write a record as attributes of its trial, then its end; killed in between, the trial counts as in flight.
 
@@ -364,9 +370,9 @@ def _store(
     if record.kind in (*FAILED, "forbidden"):  # an infeasible one has its slacks; samplers are to stay away from all
         trial.set_constraint("failed" if failed else "forbid", 1.0)
     if ended_as == "trained":
-        study.tell(trial, record.reward)
+        study.tell(trial, record.point(costs) if costs else record.reward)
         return
-    if record.duplicate_of is not None and record.reward is not None:
+    if record.duplicate_of is not None and record.reward is not None and not costs:
         trial.report(record.reward, step=len(record.phase_accuracy.split()))
     if record.duplicate_of is not None and (unfit or failed):
         trial.set_constraint(f"duplicate_of_{'infeasible' if unfit else 'failed'}", 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from bisect import insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
+from nas.front import Point, front, point, spread
 from nas.objective import Candidate
 from nas.runs import write_text
 from nas.spec import Value
@@ -103,11 +104,33 @@ class TrialRecord:
         """Whether the network was trained by this run, to the end or until the pruner stopped it."""
         return self.kind in BUDGETED and not self.origin
 
+    def point(self, costs: Sequence[str]) -> Point:
+        """Return accuracy and costs; only of a network that was trained, and whose costs were measured."""
+        return point({name: getattr(self, name) for name in ("val_accuracy", "ref_step_time_ms", *costs)}, costs)
+
     def candidate(self) -> Candidate:
         """Return the raw values that a score is computed from; only of a network that was trained, wholly or in part."""
         values = (self.val_accuracy, self.val_error, self.step_time_ms, self.ref_step_time_ms, self.num_params)
         assert all(value is not None for value in values)
         return Candidate(self.arch_hash, *(float(value) for value in values if value is not None))
+
+
+def promising(records: Sequence[TrialRecord], costs: Sequence[str], most: int) -> list[TrialRecord]:
+    """Return at most so many trained networks: of highest reward, or of the front where accuracy is traded against costs.
+
+    A front of more is thinned evenly. To one of fewer come those that would be the front without it: one network that was lucky
+    hides all that are really better.
+    """
+    if not costs:
+        return sorted(records, key=lambda record: -(record.reward or 0))[:most]
+    found: list[TrialRecord] = []
+    rest = list(records)
+    while rest and len(found) < most:
+        points = [record.point(costs) for record in rest]
+        layer = front(points)
+        found += [rest[layer[place]] for place in spread([points[place] for place in layer], most - len(found))]
+        rest = [record for place, record in enumerate(rest) if place not in layer]
+    return found
 
 
 def from_trial(trial: optuna.trial.FrozenTrial) -> TrialRecord | None:

@@ -24,8 +24,9 @@ from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits
 from nas.objective import Reward, few_images, guessing, tightest, warnings
 from nas.report import write_report
+from nas.report.front import named
 from nas.runs import Run
-from nas.search import begin
+from nas.search import begin, front
 from nas.search import config as configs
 from nas.search.config import SearchConfig
 from nas.search.facts import manifest
@@ -34,7 +35,7 @@ from nas.search.loop import Terms, run_loop, saved_bug
 from nas.search.machine import on_this_cpu
 from nas.search.permitted import known_of
 from nas.search.record import LiveTable, TrialRecord, table
-from nas.search.samplers import PRUNERS, SAMPLERS
+from nas.search.samplers import PRUNERS, maker
 from nas.search.study import close_study, describe, open_study, records, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
@@ -104,10 +105,7 @@ def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None
     if config is not None and settings:
         raise UsageError(f"search: found config and {', '.join(settings)}; give one or the other.")
     config = config or configs.from_settings(settings, "search")
-    _ = (
-        SAMPLERS[config.sampler](config.seed, None),
-        PRUNERS[config.pruner],
-    )  # what can be wrong is found before any work
+    _ = maker(config.sampler, config.cost_names())(config.seed, None), PRUNERS[config.pruner]  # found before any work
     config.limits()
     check_asked(config.steps)
     space = catalog.load_space(config.space)
@@ -249,8 +247,9 @@ def _owned(
         run = runs.update(
             run, {"config": facts["config"]}
         )  # the budget, the devices or the place of the images may be others
-        _check_study(run)
+        begin.check_study(run)
     watcher.opened(run)
+    costs = config.cost_names()
     classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     study = open_study(
         folder,
@@ -259,6 +258,7 @@ def _owned(
         pruner=config.pruner,
         seed=config.seed,
         known=known_of(space, setup.limits, **classes, skipped=skipped),
+        costs=costs,
     )
     describe(
         study,
@@ -270,10 +270,13 @@ def _owned(
             "recipe": recipe.name,
             "baseline": setup.baseline.name,
             "reward": f"val_accuracy * (step_time / baseline)^{reward.w:g} * (num_params / baseline)^{reward.v:g}",
+            **({"objective": f"val_accuracy against {named(costs)}"} if costs else {}),
         },
     )
     if config.warm_start and "warm_start" not in study.user_attrs:
-        said = begin.warm_start(study, source or begin.read(config.warm_start, facts), space, reward, setup.limits)
+        said = begin.warm_start(
+            study, source or begin.read(config.warm_start, facts), space, reward, setup.limits, costs
+        )
         describe(study, {"warm_start": said})
     if config.enqueue and "enqueue" not in study.user_attrs:
         describe(study, {"enqueue": begin.enqueue(study, space, config.enqueue)})
@@ -311,6 +314,7 @@ def _owned(
         top_k=config.top_k,
         skipped=skipped,
         limits=setup.limits,
+        costs=costs,
     )
     engine = engine_for(
         setup,
@@ -333,15 +337,6 @@ def _owned(
         close_study(study, folder, watcher.note)
 
 
-def _check_study(run: Run) -> None:
-    """Refuse to continue without the records that were made: all would be trained again."""
-    if run.path("trials.csv").exists() and not run.path("study.db").exists():
-        raise RunError(
-            f"{run.path('study.db')}: is not there, but trials.csv is: the records of the run cannot be continued without it "
-            "(published runs have none). Put it back, or start a new run."
-        )
-
-
 def _ended(
     config: SearchConfig,
     space: SearchSpace,
@@ -360,7 +355,7 @@ def _ended(
         f"{config.budget}: the space is exhausted, or its rules and limits leave nothing. Widen them, or use another "
         "--sampler."
     )
-    top = best(found, reward, config.top_k, terms.skipped)
+    top = best(found, reward, config.top_k, terms.skipped, terms.costs)
     if not top:
         kinds = ", ".join(sorted({record.kind for record in found}))
         reason = short if spent < config.budget else "Raise the budget or use --pruner none."
@@ -369,7 +364,7 @@ def _ended(
     top += [record for record in finalists_before(found, run, seeds) if record not in top]
     specs = [(record, spec_of(record, space, **classes)) for record in top]
     try:
-        finalists = measure_again(specs, engine, terms.num_phases, reward, run, seeds, watcher.finalist)
+        finalists = measure_again(specs, engine, terms.num_phases, reward, run, seeds, watcher.finalist, terms.costs)
     except PhaseBug as bug:
         raise saved_bug(run, bug, "a finalist") from bug
     if finalists[0].outcome != "ok":
@@ -380,8 +375,13 @@ def _ended(
         )
     notes = [*run.manifest.get("remarks", ()), *([short] if spent < config.budget else []), *unheard]
     notes += few_images(run.manifest["data"]["used_val_images"], run.manifest["data"]["val_images"])
-    notes += guessing(finalists[0].accuracy, finalists[0].accuracy_error, classes["num_classes"])
-    notes += warnings([record.candidate() for record in found if record.kind == "trained"], reward)
+    sure = max(finalists, key=lambda item: item.accuracy) if terms.costs else finalists[0]
+    notes += guessing(sure.accuracy, sure.accuracy_error, classes["num_classes"])
+    if terms.costs:
+        notes += front.doubts(found, terms.costs, config.top_k)
+        front.write_members(run, specs, finalists, terms.costs)
+    else:
+        notes += warnings([record.candidate() for record in found if record.kind == "trained"], reward)
     notes += [
         f"{item.record.arch_hash} failed when it was trained again ({item.outcome}); it comes last."
         for item in finalists

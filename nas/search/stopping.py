@@ -79,6 +79,8 @@ def reason_to_stop(trial: Trial, phase: int) -> str:
     A network that the user queued is one that the user wants to know about, to the end; one that is trained to the end as
     an audit is not judged a second time.
     """
+    if len(trial.study.directions) > 1:  # Optuna prunes by one objective, and none could say it alone
+        return ""
     if {"enqueued", AUDITED} & set(trial.user_attrs) or not trial.should_prune():
         return ""
     pruner = trial.study.pruner

@@ -13,11 +13,13 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from nas.errors import RunError
+from nas.front import shown
 from nas.search.record import TrialRecord, from_trial
-from nas.search.samplers import PRUNERS, SAMPLERS
+from nas.search.samplers import PRUNERS, maker
 from nas.search.samplers.known import Known
 from nas.space import Domain
 from nas.spec import Value
@@ -49,7 +51,14 @@ def search_study(storage: str) -> optuna.Study:
 
 
 def open_study(
-    folder: Path, name: str, *, sampler: str, pruner: str, seed: int, known: Known | None = None
+    folder: Path,
+    name: str,
+    *,
+    sampler: str,
+    pruner: str,
+    seed: int,
+    known: Known | None = None,
+    costs: Sequence[str] = (),
 ) -> optuna.Study:
     """Make or load the study of a run, with a sampler that does not repeat itself.
 
@@ -58,19 +67,27 @@ def open_study(
 
     Args:
         known: What the sampler may know of the space; None in a study that is only read.
+        costs: That accuracy is traded against, each an objective of the study; without any it has one, the reward.
 
     Raises:
-        UnknownNameError: no such sampler or pruner. RunError: the database cannot be opened.
+        UnknownNameError: no such sampler or pruner. UsageError: a sampler that takes one objective only.
+        RunError: the database cannot be opened.
     """
-    make, prune = SAMPLERS[sampler], PRUNERS[pruner]
+    make, prune = maker(sampler, costs), PRUNERS[pruner]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     # A trial that is continued says again what it has said before; the study keeps the first word.
     warnings.filterwarnings("ignore", message="The (constraint|reported) value is ignored")
     try:
         study = optuna.create_study(
-            storage=_storage(folder), study_name=name, direction="maximize", load_if_exists=True, pruner=prune()
+            storage=_storage(folder),
+            study_name=name,
+            directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(costs)],
+            load_if_exists=True,
+            pruner=prune(),
         )
+        if costs and study.metric_names is None:
+            study.set_metric_names(["val_accuracy", *map(shown, costs)])
         trials = len(study.get_trials(deepcopy=False))
     except Exception as error:  # SQLAlchemy raises many kinds; each means that the file is no usable database
         raise RunError(

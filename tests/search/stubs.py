@@ -128,11 +128,15 @@ class Search:
         skipped: frozenset[str] = frozenset(),
         limits: tuple[Limit, ...] = (),
         again: bool = False,
+        costs: tuple[str, ...] = (),
     ) -> list[TrialRecord]:
         if not again:  # else the study goes on as it is, also one in memory
-            self.study = open_study(self.folder, "stub", sampler=sampler, pruner=pruner, seed=seed)
+            self.study = open_study(self.folder, "stub", sampler=sampler, pruner=pruner, seed=seed, costs=costs)
         if memory and not again:  # an SQLite file costs more than everything else here
-            self.study = optuna.create_study(direction="maximize", sampler=self.study.sampler, pruner=self.study.pruner)
+            directions = self.study.directions
+            self.study = optuna.create_study(
+                directions=directions, sampler=self.study.sampler, pruner=self.study.pruner
+            )
         known = records(self.study)
         terms = Terms(
             space=self.space,
@@ -146,6 +150,7 @@ class Search:
             top_k=top_k,
             skipped=skipped,
             limits=limits,
+            costs=costs,
         )
         folder = None if memory else self.checkpoints
         return run_loop(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import optuna
@@ -11,6 +11,7 @@ from nas.errors import UsageError
 from nas.registry import Registry
 from nas.search.samplers.arch import ArchSampler
 from nas.search.samplers.evolution import EvolutionSampler
+from nas.search.samplers.front import FrontSampler
 from nas.search.samplers.known import Known
 from nas.search.samplers.local_search import LocalSearchSampler
 from nas.search.stopping import Halving
@@ -44,6 +45,40 @@ SAMPLERS.register("gp", _gp)
 SAMPLERS.register("nsga2", lambda seed, known: optuna.samplers.NSGAIISampler(seed=seed, population_size=20))
 SAMPLERS.register("evolution", lambda seed, known: EvolutionSampler(seed, known=known))
 SAMPLERS.register("local", lambda seed, known: LocalSearchSampler(seed, known=known))
+
+FRONTS: Registry[Make] = Registry("sampler with --objective pareto")
+"""Samplers that look for a front. The study's directions are then accuracy, to be maximized, and each cost, to be minimized."""
+
+FRONTS.register("arch", lambda seed, known: FrontSampler(seed, known=known))
+for _name in ("random", "gp", "nsga2"):
+    FRONTS.register(_name, SAMPLERS[_name])
+FRONTS.register(
+    "tpe",
+    # Optuna's own choice for several objectives: each parameter by itself.
+    lambda seed, known: optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=20, n_ei_candidates=64, multivariate=False, constant_liar=True
+    ),
+)
+
+
+def maker(name: str, costs: Sequence[str]) -> Make:
+    """Return what makes a sampler.
+
+    Args:
+        costs: That accuracy is traded against; none where one score is maximized.
+
+    Raises:
+        UnknownNameError: no such sampler. UsageError: one that cannot look for a front.
+    """
+    if not costs:
+        return SAMPLERS[name]
+    if name in SAMPLERS and name not in FRONTS:
+        raise UsageError(
+            f"--sampler: found {name}, which looks for one best network; allowed with --objective pareto: "
+            f"{', '.join(FRONTS)}. Give one of these."
+        )
+    return FRONTS[name]
+
 
 PRUNERS: Registry[Callable[[], optuna.pruners.BasePruner]] = Registry("pruner")
 

@@ -106,7 +106,7 @@ def read(study: optuna.Study, known: Known, own: int) -> History:
         values=np.array([row[1] for row in rows]),
         noise=np.array([row[2] for row in rows]),
         feasible=np.array([row[3] for row in rows], dtype=bool),
-        slacks=[_slack(slacks[name][-MOST:]) for name in sorted(learnt)],
+        slacks=[slack_of(slacks[name][-MOST:]) for name in sorted(learnt)],
         running=running,
         met=met,
     )
@@ -158,7 +158,8 @@ def _line(pairs: Sequence[tuple[float, float]], early: Sequence[float]) -> tuple
     return float(first.mean()), float(final.mean()), slope, float(missed @ missed / max(len(pairs) - 2, 1))
 
 
-def _slack(pairs: Sequence[tuple[Params, float]]) -> Slack:
+def slack_of(pairs: Sequence[tuple[Params, float]]) -> Slack:
+    """Return what is known of a limit from networks, and how far each is beyond it."""
     values = np.array([value for _, value in pairs])
     if (values > -1).all():
         values = np.log1p(values)  # a cost over its limit, less 1: effects on a cost multiply
