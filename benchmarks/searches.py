@@ -1,8 +1,8 @@
 """Real searches with several samplers at equal budget, on real images: which winner is best when it is measured again?
 
-Each search is `nas search` as a user runs it: trained proxies, measured step times, halving. All samplers have the same seeds, space,
-recipe, budget and device, and take turns. What counts is the reward of each search's winner trained again with fresh seeds, and
-the best reward that it had seen; of the other finalists the mean. Differences are taken seed by seed.
+Each search is `nas search` as a user runs it: trained proxies, measured step times, halving. All samplers have the same seeds,
+space, recipe, budget and device, and take turns. What counts is the reward of each search's winner trained again with fresh
+seeds, beside it the best reward that the search had seen, and the mean of its finalists. Differences are taken seed by seed.
 
     python -m benchmarks.searches --data cifar10-train.parquet --recipe recipe.yaml --budget 24 --seeds 3
 
@@ -55,7 +55,9 @@ def row(result: SearchResult) -> dict[str, Any]:
 
 def answer(rows: dict[str, dict[str, Any]], samplers: list[str]) -> dict[str, Any]:
     """Return each sampler's rewards by seed, and the first sampler's lead over each other, seed by seed."""
-    by = {name: {key.split("/")[1]: item for key, item in rows.items() if key.split("/")[0] == name} for name in samplers}
+    by = {
+        name: {key.split("/")[1]: item for key, item in rows.items() if key.split("/")[0] == name} for name in samplers
+    }
     found: dict[str, Any] = {}
     for name in samplers:
         both = sorted(set(by[name]) & set(by[samplers[0]]))
@@ -80,12 +82,16 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist-subset")
     parser.add_argument("--recipe")
     parser.add_argument("--max-macs")
-    parser.add_argument("--samplers", nargs="+", default=["arch", "tpe", "random"], help="the first is held against the others")
+    parser.add_argument(
+        "--samplers", nargs="+", default=["arch", "tpe", "random"], help="the first is held against the others"
+    )
     parser.add_argument("--budget", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--top-k", type=int, default=2)
     parser.add_argument("--devices", default="cpu:2")
-    parser.add_argument("--work", type=Path, default=Path("results/searches"), help="run folders (default: %(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("results/searches"), help="run folders (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     args = parser.parse_args()
     device = torch.device("cuda" if args.devices.startswith("cuda") else "cpu")
@@ -93,7 +99,9 @@ def main() -> None:
     asked = {name: text for name, text in settings(args).items() if name not in ("work", "seeds", "samplers")}
     content = stored(path)
     if content.get("settings", asked) != asked:
-        raise SystemExit(f"{path}: was measured with {content['settings']}, not with {asked}. Give another --out and --work.")
+        raise SystemExit(
+            f"{path}: was measured with {content['settings']}, not with {asked}. Give another --out and --work."
+        )
     rows: dict[str, dict[str, Any]] = content.get("rows", {})
     for seed, order in enumerate(shuffled(args.samplers, args.seeds)):
         for sampler in order:
@@ -113,7 +121,10 @@ def main() -> None:
                 devices=args.devices,
             )
             rows[key] = row(result)
-            print(f"{key:12s} reward {rows[key]['reward']:.4f}, seen {rows[key]['seen']:.4f}, {rows[key]['trials']}", flush=True)
+            print(
+                f"{key:12s} reward {rows[key]['reward']:.4f}, seen {rows[key]['seen']:.4f}, {rows[key]['trials']}",
+                flush=True,
+            )
             store(path, {**conditions(device), "settings": asked, "rows": rows, "answer": answer(rows, args.samplers)})
     for name, item in answer(rows, args.samplers).items():
         print(name, item)

@@ -15,7 +15,6 @@ from typing import Any
 
 import optuna
 import yaml
-from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
 
 from nas.cost import Measurement
@@ -27,7 +26,7 @@ from nas.runs import Run, write_json, write_text
 from nas.search import stopping
 from nas.search.foreseen import Foresight
 from nas.search.record import FAILED, TrialRecord, promising
-from nas.search.samplers.drawn import drawn_at_random
+from nas.search.samplers.drawn import STUCK, SUGGESTED_BY, ask
 from nas.search.study import DATABASE, distributions, running, settle, values
 from nas.space import Limit, SearchSpace, choices, decode, forbidden, stored_choose
 from nas.spec import ArchSpec, summary
@@ -56,14 +55,6 @@ class Terms:
     skipped: frozenset[str] = frozenset()
     limits: tuple[Limit, ...] = ()
     costs: tuple[str, ...] = ()
-
-
-SUGGESTED_BY = "suggested_by"
-"""The attribute of a trial whose choices the sampler did not make by what it had seen."""
-
-STUCK = 10
-"""After so many suggestions in a row that are no new network, one is drawn at random: some samplers would go on for ever,
-for they learn nothing from a pruned trial (GP, NSGA-II) or are sure of what they know (TPE)."""
 
 
 @dataclass
@@ -221,7 +212,7 @@ def run_loop(
                 break
             idle += 1
             stuck = idle > 1 and idle % STUCK == 1
-            begin(flight_of(_ask(study, domains, stuck=stuck, seed=terms.seed + len(found))))
+            begin(flight_of(ask(study, domains, stuck=stuck, seed=terms.seed + len(found))))
         if not flights:
             sweep()
             foresight.write(run, found)
@@ -253,22 +244,6 @@ def _best_keys(found: list[TrialRecord], terms: Terms) -> list[str]:
     """Return the trainings whose weights are kept when they have ended."""
     trained = [record for record in found if record.kind == "trained" and not record.origin]
     return [f"{record.arch_hash}-s{terms.seed}" for record in promising(trained, terms.costs, terms.top_k)]
-
-
-def _ask(study: optuna.Study, domains: dict[str, BaseDistribution], stuck: bool, seed: int) -> Trial:
-    """Ask the sampler for a trial, or draw one at random where it is stuck. A trial that was drawn at random says so."""
-    if not stuck:
-        trial = study.ask(domains)
-        if "enqueued" not in trial.user_attrs and drawn_at_random(study, trial):
-            trial.set_user_attr(SUGGESTED_BY, "random")
-        return trial
-    usual, study.sampler = study.sampler, optuna.samplers.RandomSampler(seed=seed)
-    try:
-        trial = study.ask(domains)
-    finally:
-        study.sampler = usual
-    trial.set_user_attr(SUGGESTED_BY, f"random, after {STUCK} suggestions without a new network")
-    return trial
 
 
 def _with_result(flight: _Flight, result: PhaseResult, reward: Reward) -> TrialRecord:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+
+import torch
 
 from nas.devices import pick_devices
 from nas.errors import NasError
@@ -32,3 +35,14 @@ def on_this_cpu(
         probe = DEFAULT
     devices = f"cpu:{probe.workers}" if probe.workers > 1 else "cpu"
     return replace(config, devices=devices if many else config.devices), settled(recipe, probe)
+
+
+def too_many(asked: str, devices: Sequence[torch.device]) -> list[str]:
+    """Say where more workers were asked for than the CPU has cores."""
+    cores = len(os.sched_getaffinity(0))
+    if devices[0].type != "cpu" or len(devices) <= cores:
+        return []
+    return [
+        f"--devices {asked}: {len(devices)} workers share {cores} usable core{'s' * (cores > 1)}, so that step times "
+        f"scatter and nothing is faster. Give cpu:{cores} at most."
+    ]

@@ -32,7 +32,7 @@ from nas.search.config import SearchConfig
 from nas.search.facts import manifest
 from nas.search.finalists import Finalist, Fresh, best, finalists_before, measure_again
 from nas.search.loop import Terms, run_loop, saved_bug
-from nas.search.machine import on_this_cpu
+from nas.search.machine import on_this_cpu, too_many
 from nas.search.permitted import known_of
 from nas.search.record import LiveTable, TrialRecord, table
 from nas.search.samplers import PRUNERS, maker
@@ -240,7 +240,8 @@ def _owned(
     facts["remarks"] = [doubt] if doubt else []
     source = None if run is not None or config.warm_start is None else begin.read(config.warm_start, facts)
     if run is None:
-        runs.write_text(folder / "space.yaml", yaml.safe_dump(_whole(space), sort_keys=False))
+        # The whole space, `extends` followed, so that the run does not depend on other files.
+        runs.write_text(folder / "space.yaml", yaml.safe_dump(yaml.safe_load(space.text), sort_keys=False))
         run = runs.create(folder, "search", facts)  # a run has begun when it has a manifest
     else:
         runs.check_same(run, facts)
@@ -286,13 +287,7 @@ def _owned(
         runs.write_text(table_file, table(known).to_csv(index=False))
     live = LiveTable(table_file, known)
     watcher.started(run, data, facts, tuple(known))
-    cores = len(os.sched_getaffinity(0))
-    if devices[0].type == "cpu" and len(devices) > cores:
-        watcher.note(
-            f"--devices {config.devices}: {len(devices)} workers share {cores} usable core{'s' * (cores > 1)}, so that "
-            f"step times scatter and nothing is faster. Give cpu:{cores} at most."
-        )
-    for remark in run.manifest.get("remarks", ()):
+    for remark in (*too_many(config.devices, devices), *run.manifest.get("remarks", ())):
         watcher.note(remark)
     for name in ("warm_start", "enqueue"):
         if name in study.user_attrs:
@@ -403,8 +398,3 @@ def spec_of(record: TrialRecord, space: SearchSpace, *, num_classes: int, in_cha
     """Return the network of a record, decoded again from its choices."""
     choose = stored_choose(values(choices(space), record.params))
     return decode(space, choose, num_classes=num_classes, in_channels=in_channels)
-
-
-def _whole(space: SearchSpace) -> Any:
-    """Return the whole space as plain data, `extends` followed, so that the run does not depend on other files."""
-    return yaml.safe_load(space.text)

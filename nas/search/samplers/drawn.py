@@ -1,10 +1,36 @@
-"""Whether a suggestion was drawn at random, so that a run can be held against random search (`nas.report.chance`)."""
+"""Trials are asked for, and marked where they were drawn at random, to hold a run against random search (`nas.report.chance`)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
+
+SUGGESTED_BY = "suggested_by"
+"""The attribute of a trial whose choices the sampler did not make by what it had seen."""
+
+STUCK = 10
+"""After so many suggestions in a row that are no new network, one is drawn at random: some samplers would go on for ever,
+for they learn nothing from a pruned trial (GP, NSGA-II) or are sure of what they know (TPE)."""
+
+
+def ask(study: optuna.Study, domains: Mapping[str, BaseDistribution], stuck: bool, seed: int) -> Trial:
+    """Ask the sampler for a trial, or draw one at random where it is stuck. A trial that was drawn at random says so."""
+    if not stuck:
+        trial = study.ask(dict(domains))
+        if "enqueued" not in trial.user_attrs and drawn_at_random(study, trial):
+            trial.set_user_attr(SUGGESTED_BY, "random")
+        return trial
+    usual, study.sampler = study.sampler, RandomSampler(seed=seed)
+    try:
+        trial = study.ask(dict(domains))
+    finally:
+        study.sampler = usual
+    trial.set_user_attr(SUGGESTED_BY, f"random, after {STUCK} suggestions without a new network")
+    return trial
 
 
 def drawn_at_random(study: optuna.Study, trial: Trial) -> bool:

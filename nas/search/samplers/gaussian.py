@@ -7,8 +7,8 @@ which they nearly do; the last that networks alike in most choices are alike wha
 Ordered choices enter the linear and quadratic parts by their place in their order, categories by name, and beside them costs
 that are known without a measurement, by their logarithms. How much each choice and cost matters is learnt with the weights. A
 choice that is masked counts as one more category, in the middle of its order, so that two texts of one network are one point.
-Source: Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, equations 2.23, 2.24 and section 4.2.1; Oh et al. 2019,
-arXiv:1902.00448 (COMBO: kernels on the number of differing choices).
+Source: Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, equations 2.23, 2.24 and section 4.2.1; Oh et al.
+2019, arXiv:1902.00448 (COMBO: kernels on the number of differing choices).
 """
 
 from __future__ import annotations
