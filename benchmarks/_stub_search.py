@@ -46,7 +46,7 @@ from nas.train.loop import PhaseTraining, proportion_error
 VAL_IMAGES = 2000
 
 PARTS = {
-    "ask": ("nas.search.loop._ask",),
+    "ask": ("nas.search.loop.ask",),
     "decode": ("nas.search.loop.decode", "nas.search.loop.summary"),
     "report and prune": ("optuna.Trial.report", "optuna.Trial.should_prune"),
     "record and tell": ("nas.search.loop._store",),
