@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,6 +44,8 @@ TITLES = {
     "scaling_law_cost": "Cost of a scaling law",
     "cpu_path": "What pays on a CPU",
     "samplers": "Samplers: trainings needed",
+    "searches": "Whole searches, winners measured again",
+    "fronts": "Fronts: trainings needed",
     "surrogates": "Networks of real runs, foreseen",
 }
 """Benchmarks in the order of the page, by the beginning of their file's name."""
@@ -257,6 +260,42 @@ def samplers(content: Content, others: Mapping[str, Content]) -> Lines:
     return lines
 
 
+def searches(content: Content, others: Mapping[str, Content]) -> Lines:
+    """What the winners of real searches came to when they were trained again."""
+    asked, found = content["settings"], []
+    for name, row in content["answer"].items():
+        runs = [item for key, item in content["rows"].items() if key.split("/")[0] == name]
+        lost = [sum(item["trials"].get(kind, 0) for kind in ("duplicate", "forbidden", "infeasible")) for item in runs]
+        each, seen = ", ".join(f"{value:.4f}" for value in row["reward"]), statistics.fmean(run["seen"] for run in runs)
+        behind = shown(row["behind"], 4) if "behind" in row else ""
+        found.append([f"`{name}`", f"{row['mean']:.4f}", each, f"{seen:.4f}", behind, f"{statistics.fmean(lost):.0f}"])
+    return [
+        f"Reward of the winner, trained again with fresh seeds. Space {asked['space']}, {asked['data']}, recipe {asked['recipe']}, "
+        f"at most {asked['max_macs']} MACs, {asked['budget']} networks a search.",
+        "",
+        *table(["sampler", "mean", "by seed", "seen in the search", "behind the first", "suggested in vain"], found),
+    ]
+
+
+def fronts(content: Content, others: Mapping[str, Content]) -> Lines:
+    """Regret in hypervolume of each sampler by the number of trainings, on each task."""
+    lines = [
+        "Share of the largest hypervolume that the front lacks, picked by what was seen and judged by true values, after so many "
+        "trainings, mean ± standard error over seeds; after how many it is that of Optuna's default TPE at the end.",
+        "",
+    ]
+    for task, by_budget in content["summary"].items():
+        for rows in by_budget.values():
+            budgets, found = list(next(iter(rows.values()))["picked"]), []
+            for name, row in sorted(rows.items(), key=lambda item: item[1]["picked"][budgets[-1]]["mean"]):
+                regret = [f"{row['picked'][at]['mean']:.4f} ± {row['picked'][at]['error']:.4f}" for at in budgets]
+                need = str(row["needed_picked"]["networks"] or "over")
+                found.append([f"`{name}`", str(row["seeds"]), *regret, need, f"{row['duplicates_share']:.1%}"])
+            lines += [f"**{task}**, accuracy against {content['tasks'][task]['cost']}", ""]
+            lines += table(["sampler", "seeds", *budgets, "needed", "seen before"], found)
+    return lines
+
+
 def surrogates(content: Content, others: Mapping[str, Content]) -> Lines:
     """How models order recorded networks that they have not seen."""
     lines = []
@@ -286,6 +325,8 @@ WRITERS: dict[str, Callable[[Content, Mapping[str, Content]], Lines]] = {
     "scaling_law_cost": scaling_law_cost,
     "cpu_path": cpu_path,
     "samplers": samplers,
+    "searches": searches,
+    "fronts": fronts,
     "surrogates": surrogates,
 }
 
