@@ -8,8 +8,8 @@ as well.
 
 - *windows*: the next trials of a run that has 200, 1,000 and 5,000 already. Arms: `nas` with the samplers `arch`, `random` and
   `tpe`, and beside the last two the same sampler in a plain Optuna study (SQLite, the same choices, two reports and a value a
-  trial), to tell what is Optuna's own. Each window is a process; arms take turns, in random order. Runs are grown from a small one by copying
-  its rows under other numbers and hashes, with the choices mixed.
+  trial), to tell what is Optuna's own. Each window is a process; arms take turns, in random order. Runs are grown from a small
+  one by copying its rows under other numbers and hashes, with the choices mixed.
 - *soak*: one `nas` run of 5,000 networks, in one process: does memory grow?
 - *dashboard*: optuna-dashboard on a run of 5,000: seconds until its answers are there, and their size.
 - *fixed*: real phases with almost no steps, less the seconds of training and scoring, in this process and on workers.
