@@ -271,7 +271,8 @@ def searches(content: Content, others: Mapping[str, Content]) -> Lines:
         found.append([f"`{name}`", f"{row['mean']:.4f}", each, f"{seen:.4f}", behind, f"{statistics.fmean(lost):.0f}"])
     return [
         "Reward of the winner, trained again with fresh seeds. "
-        f"Space {asked['space']}, {asked['data']}, recipe {asked['recipe']}, at most {asked['max_macs']} MACs, {asked['budget']} networks a search.",
+        f"Space {asked['space']}, {asked['data']}, recipe {asked['recipe']}, at most {asked['max_macs']} MACs, "
+        f"{asked['budget']} networks a search.",
         "",
         *table(["sampler", "mean", "by seed", "seen in the search", "behind the first", "suggested in vain"], found),
     ]
