@@ -340,14 +340,15 @@ def page(kept: Path) -> str:
         if not contents:
             continue
         first = next(iter(contents.values()))
-        lines += [f"## {_device(first.get('conditions', first)['device'])}", ""]
+        device = first.get("conditions", first)["device"]
+        lines += [f"## {device['name']}" + (f", {device['cores']} cores" if device.get("cores") else ""), ""]
         for kind, title in TITLES.items():
             for name in sorted(item for item in contents if item.split("-")[0] == kind):
                 content = contents[name]
                 head = content.get("conditions", content)
                 versions = ", ".join(f"{package} {number}" for package, number in head["versions"].items())
                 lines += [
-                    f"### {title}{' (' + name.partition('-')[2] + ' px)' if '-' in name else ''}",
+                    f"### {title}{_which(name.partition('-')[2])}",
                     "",
                     *WRITERS[kind](content, contents),
                     f"`{content.get('command', head.get('command'))}`, {head['date'][:10]}; {versions}.",
@@ -367,9 +368,9 @@ def _placeless(value: Any) -> Any:
     return value
 
 
-def _device(facts: Mapping[str, Any]) -> str:
-    cores = f", {facts['cores']} cores" if facts.get("cores") else ""
-    return f"{facts['name']}{cores}"
+def _which(part: str) -> str:
+    """Return what tells two files of one benchmark apart: a size in pixels, or images."""
+    return f" ({part} px)" if part.isdigit() else f" ({part})" if part else ""
 
 
 def main() -> None:
