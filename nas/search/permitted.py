@@ -10,6 +10,7 @@ from nas.objective import slacks
 from nas.search.samplers.known import Known, Params
 from nas.search.study import distributions, values
 from nas.space import Limit, SearchSpace, active_choices, choices, decode, forbidden, stored_choose
+from nas.spec import Value
 
 REMEMBERED = 50_000
 """Networks of which the answer is kept: a sampler asks for the same ones again and again."""
@@ -31,8 +32,11 @@ def known_of(
     """
     asked = choices(space)
     domains = distributions(asked)
-    active = active_choices(space)
-    counted = counter(space, num_classes=num_classes, in_channels=in_channels)
+
+    def read(params: Params) -> dict[str, Value]:
+        return values(asked, params)
+
+    counted = counter(space, num_classes=num_classes, in_channels=in_channels, read=read)
     seen: dict[tuple[object, ...], str | None] = {}
 
     def network(params: Params) -> str | None:
@@ -44,15 +48,15 @@ def known_of(
         return seen[key]
 
     def looked_at(params: Params) -> str | None:
-        total = counted(values(asked, params))
+        total = counted(params)
         costs = {"num_params": float(total.params), "macs": float(total.macs)}
         if any(slack > 0 for slack in slacks(costs, limits).values()):
             return None
-        spec = decode(space, stored_choose(values(asked, params)), num_classes=num_classes, in_channels=in_channels)
+        spec = decode(space, stored_choose(read(params)), num_classes=num_classes, in_channels=in_channels)
         return None if spec.arch_hash in skipped or forbidden(space, spec) else spec.arch_hash
 
     def cost(params: Params) -> dict[str, float]:
-        total = counted(values(asked, params))
+        total = counted(params)
         return {"num_params": math.log(total.params), "macs": math.log(total.macs)}
 
-    return Known(domains, network, lambda params: active(values(asked, params)), cost)
+    return Known(domains, network, active_choices(space, read), cost)

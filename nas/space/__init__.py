@@ -4,7 +4,7 @@ A list is a choice, a scalar is fixed, `{min: 1, max: 6, step: 1}` is a range. A
 choices left: spaces, reference networks and winners are one format, read by one loader.
 """
 
-from nas.space.active import active_choices
+from nas.space.active import Read, active_choices
 from nas.space.decode import choices, decode, decode_stage, forbidden, middle_choose, random_choose, stored_choose
 from nas.space.encode import encode
 from nas.space.load import load
@@ -16,6 +16,7 @@ __all__ = [
     "ForbidRule",
     "LayerSpace",
     "Limit",
+    "Read",
     "SearchSpace",
     "StageSpace",
     "active_choices",

@@ -12,7 +12,13 @@ REMEMBERED = 100_000
 """Stages of which the answer is kept: networks that are looked at together differ in few of them."""
 
 
-def active_choices(space: SearchSpace) -> Callable[[Mapping[str, Value]], frozenset[str]]:
+Read = Callable[[Mapping[str, Value]], Mapping[str, Value]]
+"""Turns what stands for values, such as places in their order, into the values."""
+
+
+def active_choices(
+    space: SearchSpace, read: Read = lambda values: values
+) -> Callable[[Mapping[str, Value]], frozenset[str]]:
     """Return a function that names the open choices that shape the network which given values of all of them make.
 
     Masked are the choices of layers that the chosen depth leaves out, and keys that the chosen block does not read with its
@@ -28,15 +34,17 @@ def active_choices(space: SearchSpace) -> Callable[[Mapping[str, Value]], frozen
     whole = frozenset(name for name, place in zip(names, places, strict=True) if place not in parts)
     known: dict[tuple[object, ...], frozenset[str]] = {}
 
-    def active(values: Mapping[str, Value]) -> frozenset[str]:
-        activation = str(values.get("activation", space.activation.values[0]))
+    def active(given: Mapping[str, Value]) -> frozenset[str]:
         found = [whole]
+        activation = given.get("activation")
         for part, own in parts.items():
-            mark = (part, activation, *[values[name] for name in own])
+            mark = (part, activation, *[given[name] for name in own])
             if own and mark not in known:
                 if len(known) >= REMEMBERED:
                     known.clear()
-                known[mark] = frozenset(own) - _masked(space, part, values, activation)
+                values = read(given)
+                default = str(values.get("activation", space.activation.values[0]))
+                known[mark] = frozenset(own) - _masked(space, part, values, default)
             if own:
                 found.append(known[mark])
         return frozenset().union(*found)
