@@ -243,6 +243,8 @@ def samplers(content: Content, others: Mapping[str, Content]) -> Lines:
             budgets = sorted({int(number) for row in rows.values() for number in row["regret"]})
             found = []
             for name, row in sorted(rows.items(), key=lambda item: item[1]["regret"][str(budgets[0])]["mean"]):
+                if row["seeds"] == 1:
+                    continue  # nothing is known of its scatter
                 regret = [row["regret"].get(str(number)) for number in budgets]
                 need = row.get("needed", {})
                 words = ["over" if need.get(key) is None else str(need[key]) for key in ("networks", "low", "high")]
