@@ -137,7 +137,7 @@ def test_two_searches_are_compared_and_nothing_is_trained(run_of_seven: Path, se
     view = load_run(searched)
     costly = view.trials[view.trials["kind"].isin(["trained", "pruned"])]["number"].tolist()
     assert found["matched_after"] == costly.index(view.trained()["number"].iloc[0]) + 1
-    assert "The winner cannot be told from that of the search with `tpe`" in (run_of_seven / "report.md").read_text()
+    assert "The winner cannot be told from that of the search with `arch`" in (run_of_seven / "report.md").read_text()
     manifest = json.loads((run_of_seven / "manifest.json").read_text())
     manifest["reward"]["w"] = -0.5
     (run_of_seven / "manifest.json").write_text(json.dumps(manifest))
