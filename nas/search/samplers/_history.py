@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,28 @@ class History:
     met: set[Hashable]
 
 
+def trials_of(study: optuna.Study, known: Known, own: int) -> Iterator[tuple[FrozenTrial, Params, Hashable | None]]:
+    """Yield the trials that have all of a space's choices, made or given by a user, with these and with the network.
+
+    Args:
+        own: Number of the trial that is to be sampled, which is left out.
+    """
+    for trial in study.get_trials(deepcopy=False):
+        given = trial.params or trial.system_attrs.get("fixed_params", {})
+        if trial.number != own and all(name in given for name in known.distributions):
+            params = {name: given[name] for name in known.distributions}
+            yield trial, params, known.network(params)
+
+
+def learnable(slacks: Mapping[str, Sequence[tuple[Params, float]]]) -> set[str]:
+    """Return the limits that can be learnt: some network broke them, some kept them, and enough are known."""
+    return {
+        name
+        for name, pairs in slacks.items()
+        if len(pairs) >= LEAST and any(value > 0 for _, value in pairs) and any(value <= 0 for _, value in pairs)
+    }
+
+
 def read(study: optuna.Study, known: Known, own: int) -> History:
     """Return what a study with one objective tells about networks.
 
@@ -67,12 +89,7 @@ def read(study: optuna.Study, known: Known, own: int) -> History:
     running: list[Params] = []
     met: set[Hashable] = set()
     slacks: dict[str, list[tuple[Params, float]]] = {}
-    for trial in study.get_trials(deepcopy=False):
-        given = trial.params or trial.system_attrs.get("fixed_params", {})
-        if trial.number == own or not all(name in given for name in known.distributions):
-            continue
-        params = {name: given[name] for name in known.distributions}
-        network = known.network(params)
+    for trial, params, network in trials_of(study, known, own):
         twin = network in met
         met.add(network)
         if not trial.state.is_finished():
@@ -89,11 +106,7 @@ def read(study: optuna.Study, known: Known, own: int) -> History:
             early.append((params, sign * trial.intermediate_values[last], trial))
         elif trial.state == TrialState.COMPLETE or any(value > 0 for value in trial.constraints.values()):
             failed.append(params)
-    learnt = {
-        name
-        for name, pairs in slacks.items()
-        if len(pairs) >= LEAST and any(value > 0 for _, value in pairs) and any(value <= 0 for _, value in pairs)
-    }
+    learnt = learnable(slacks)
     rows = [(params, value, 0.0, _within(trial)) for params, value, trial in complete]
     rows += _translated(early, complete, sign)
     if rows:  # a network that fails, and not for a limit that is learnt, is as bad as the worst

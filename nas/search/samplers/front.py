@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import UsageError
 from nas.search.samplers._draw import Draw
-from nas.search.samplers._history import LEAST, MOST, Slack, slack_of
+from nas.search.samplers._history import MOST, Slack, learnable, slack_of, trials_of
 from nas.search.samplers.arch import ArchSampler
 from nas.search.samplers.gaussian import Array, Encoded, Encoding, Posterior, Weights, fit, pulled_in, with_running
 from nas.search.samplers.improvement import log_improvement, log_probability
@@ -237,12 +237,7 @@ def read(study: optuna.Study, known: Known, own: int) -> FrontHistory:
     running: list[Params] = []
     met: set[Hashable] = set()
     slacks: dict[str, list[tuple[Params, float]]] = {}
-    for trial in study.get_trials(deepcopy=False):
-        given = trial.params or trial.system_attrs.get("fixed_params", {})
-        if trial.number == own or not all(name in given for name in known.distributions):
-            continue
-        params = {name: given[name] for name in known.distributions}
-        network = known.network(params)
+    for trial, params, network in trials_of(study, known, own):
         twin = network in met
         met.add(network)
         if not trial.state.is_finished():
@@ -257,8 +252,7 @@ def read(study: optuna.Study, known: Known, own: int) -> FrontHistory:
             rows.append((params, [trial.values[0], *map(math.log, trial.values[1:])]))
         elif broken:
             failed.append((params, broken))
-    learnt = {name for name, pairs in slacks.items() if len(pairs) >= LEAST and any(value <= 0 for _, value in pairs)}
-    learnt &= {name for name, pairs in slacks.items() if any(value > 0 for _, value in pairs)}
+    learnt = learnable(slacks)
     rows = _most(rows)
     return FrontHistory(
         params=[params for params, _ in rows],
