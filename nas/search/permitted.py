@@ -47,10 +47,13 @@ def known_of(
             seen[key] = looked_at(params)
         return seen[key]
 
-    def looked_at(params: Params) -> str | None:
+    def beyond(params: Params) -> float:
         total = counted(params)
-        costs = {"num_params": float(total.params), "macs": float(total.macs)}
-        if any(slack > 0 for slack in slacks(costs, limits).values()):
+        found = slacks({"num_params": float(total.params), "macs": float(total.macs)}, limits)
+        return sum(max(0.0, slack) for slack in found.values())
+
+    def looked_at(params: Params) -> str | None:
+        if beyond(params) > 0:
             return None
         spec = decode(space, stored_choose(read(params)), num_classes=num_classes, in_channels=in_channels)
         return None if spec.arch_hash in skipped or forbidden(space, spec) else spec.arch_hash
@@ -59,4 +62,5 @@ def known_of(
         total = counted(params)
         return {"num_params": math.log(total.params), "macs": math.log(total.macs)}
 
-    return Known(domains, network, active_choices(space, read), cost)
+    countable = slacks({"num_params": 0.0, "macs": 0.0}, limits)
+    return Known(domains, network, active_choices(space, read), cost, beyond if countable else None)

@@ -17,9 +17,11 @@ from nas.errors import UsageError
 from nas.search.samplers._draw import Draw
 from nas.search.samplers._history import MOST, read
 from nas.search.samplers.arch import ArchSampler
+from nas.search.samplers.evolution import EvolutionSampler
 from nas.search.samplers.gaussian import Encoding, fit, pulled_in, with_running
 from nas.search.samplers.improvement import log_improvement, log_probability
 from nas.search.samplers.known import Known, Params, plain
+from nas.search.samplers.local_search import LocalSearchSampler
 
 SPACE = {f"x{i}": IntDistribution(0, 3) for i in range(5)} | {"block": CategoricalDistribution(["a", "b", "c"])}
 
@@ -126,6 +128,30 @@ def test_a_queued_network_is_not_suggested_besides() -> None:
     history = read(study, small, own=99)
     drawn = Draw(small, history.met, np.random.default_rng(0)).random_new()
     assert (drawn["a"], drawn["b"]) == free
+
+
+def rare() -> Known:
+    """Twelve choices of which at least ten must be the lowest of six: one network in 1.3 million."""
+    many = {f"x{i:02}": IntDistribution(0, 5) for i in range(12)}
+
+    def beyond(params: Params) -> float:
+        return float(max(0, 2 * sum(value > 0 for value in params.values()) - 4))
+
+    return replace(
+        plain(many), network=lambda params: None if beyond(params) else tuple(params.values()), beyond=beyond
+    )
+
+
+@pytest.mark.parametrize("sampler", [ArchSampler, EvolutionSampler, LocalSearchSampler])
+def test_networks_within_limits_that_leave_hardly_any_are_found(
+    sampler: Callable[..., optuna.samplers.BaseSampler],
+) -> None:
+    known = rare()
+    asked = searched(study_with(sampler(0, known=known)), 30, lambda params: float(sum(params.values())), known)
+    found = [known.network(params) for params in asked]
+    assert None not in found
+    assert len(set(found)) == 30
+    assert len({params["x00"] for params in asked}) > 1
 
 
 def test_a_limit_that_is_learnt_keeps_it_away() -> None:

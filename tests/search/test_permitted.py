@@ -38,8 +38,11 @@ def test_what_breaks_a_rule_or_a_limit_that_is_counted_is_not_permitted() -> Non
     for params, spec in drawn:
         permitted = not forbidden(space, spec) and count(spec).macs <= middle
         assert known.network(params) == (spec.arch_hash if permitted else None)
+        assert known.beyond is not None
+        assert known.beyond(params) == max(0.0, count(spec).macs / middle - 1)
         refused += not permitted
     assert 30 <= refused < 60
+    assert known_of(space, [Limit("step_time_ms", max=1.0)], **CLASSES).beyond is None  # it cannot be counted
 
 
 def test_a_network_that_is_left_out_is_not_permitted() -> None:

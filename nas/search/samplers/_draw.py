@@ -13,6 +13,9 @@ from nas.search.samplers.known import Known, Params, values_of
 POOL = 200
 """Random networks that are looked at for a suggestion, and as many small changes of the best."""
 
+DRAWN = 1000
+"""Draws for as many networks, at most, where limits leave only some."""
+
 CLIMBS = 2
 """How many of the best of them are climbed from."""
 
@@ -20,7 +23,10 @@ LOOKED_UP = 300
 """Networks that are made for a suggestion, at most, to see whether they are new and permitted."""
 
 TRIES = 1000
-"""Draws after which a space without a new network that is permitted is taken to be exhausted."""
+"""Draws after which networks that are permitted are taken to be too rare to be met by chance."""
+
+WALKS = 50
+"""Walks towards the limits after which a space is taken to have no new network that is permitted."""
 
 
 class Draw:
@@ -44,13 +50,47 @@ class Draw:
         network = self._known.network(params)
         return network is not None and network not in self._met
 
+    def is_within(self, params: Params) -> bool:
+        """Whether a network is within the limits that can be counted."""
+        return self._known.beyond is None or self._known.beyond(params) <= 0
+
     def random_new(self) -> dict[str, Any]:
-        """Return a new network at random; one that is not new where none is found."""
-        for _ in range(TRIES):
-            params = self.random()
+        """Return a new network at random; one that is not new where none is found.
+
+        Where chance finds none, for limits leave less than one network in a thousand, it walks from random ones to the limits.
+        """
+        for number in range(TRIES + WALKS):
+            params = self.random() if number < TRIES else self._walked(self.random())
             if self.is_new(params):
                 break
         return params
+
+    def _walked(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return a network within the limits that can be counted, or one of which no single change brings it nearer to them."""
+        beyond = self._known.beyond
+        if beyond is None:
+            return params
+        here = beyond(params)
+        while here > 0:
+            around = self.neighbours(params)
+            for i in self._rng.permutation(len(around)):  # not the best of them: walks shall end in different places
+                if (there := beyond(around[i])) < here:
+                    here, params = there, around[i]
+                    break
+            else:
+                break
+        return params
+
+    def _some(self, draw: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return `POOL` networks within the limits that can be counted, fewer where they are rare among those drawn."""
+        found: list[dict[str, Any]] = []
+        for number in range(POOL if self._known.beyond is None else DRAWN):
+            params = draw(number)
+            if self.is_within(params):
+                found.append(params)
+                if len(found) == POOL:
+                    break
+        return found
 
     def changed(self, params: Params) -> dict[str, Any]:
         """Return a network with one to three choices made anew."""
@@ -80,9 +120,11 @@ class Draw:
         Args:
             gain: Told of networks, (n,). best: Good networks whose neighbourhood is worth a look.
         """
-        pool: list[dict[str, Any]] = [self.random() for _ in range(POOL)]
-        pool += [self.changed(best[i % len(best)]) for i in range(POOL)] if best else []
-        pool += [other for params in best[:2] for other in self.neighbours(params)]
+        pool = self._some(lambda _: self.random())
+        pool += self._some(lambda number: self.changed(best[number % len(best)])) if best else []
+        pool += [other for params in best[:2] for other in self.neighbours(params) if self.is_within(other)]
+        if not pool:
+            return self.random_new()
         gains = gain(pool)
         left = LOOKED_UP
         at: list[tuple[float, dict[str, Any]]] = []
@@ -98,7 +140,7 @@ class Draw:
             return self.random_new()
         ended: list[tuple[float, dict[str, Any]]] = []
         while at:
-            around = [self.neighbours(params) for _, params in at]
+            around = [list(filter(self.is_within, self.neighbours(params))) for _, params in at]
             values = np.split(
                 gain([other for others in around for other in others]), np.cumsum([len(a) for a in around])[:-1]
             )

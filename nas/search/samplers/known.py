@@ -22,12 +22,15 @@ class Known:
             counted, a network that is to be left out). Equal answers are one network, however different the parameters.
         active: The names of the choices that shape that network; the others are masked, as those of a layer that it lacks.
         cost: Natural logarithm of each cost that is known exactly, by name, such as `num_params`; empty where none is.
+        beyond: How far parameters are beyond the limits on what can be counted, 0 within; much cheaper than `network`. None where
+            there is no such limit.
     """
 
     distributions: Mapping[str, BaseDistribution]
     network: Callable[[Params], Hashable | None]
     active: Callable[[Params], frozenset[str]]
     cost: Callable[[Params], Mapping[str, float]]
+    beyond: Callable[[Params], float] | None = None
 
 
 def plain(distributions: Mapping[str, BaseDistribution]) -> Known:
