@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nas import catalog
+from nas.errors import RunError
 from nas.report.read import RunView
 from nas.runs import write_bytes
 from nas.space import Domain, choices
@@ -150,9 +151,13 @@ def _columns(rows: pd.DataFrame, asked: Mapping[str, Domain]) -> dict[tuple[str,
         first = domain.values[0]
         if domain.ordered:
             last = domain.values[-1]
-            found[name, f"{_text(last)} rather than {_text(first)}"] = cells.to_numpy(dtype=float) / (
-                len(domain.values) - 1
-            )
+            places = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
+            if not ((places >= 0) & (places < len(domain.values))).all():
+                raise RunError(
+                    f"trials.csv: param:{name}: found a value that is no place among the {len(domain.values)} of this choice. "
+                    "Have the table written again: continue the run."
+                )
+            found[name, f"{_text(last)} rather than {_text(first)}"] = places / (len(domain.values) - 1)
             continue
         texts = cells.astype(str)
         for value in domain.values[1:]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nas import catalog
@@ -25,6 +26,11 @@ _RECORD = {"arch_hash", "arch", "reward", "num_params", "macs"}
 _TEXTS = ("kind", "arch_hash", "arch")
 _TIMES = ("step_time_ms", "step_time_mad_ms", "ref_step_time_ms")
 _FINALIST = {"record", "accuracies", "accuracy", "accuracy_error", "reward", "optimism", *_TIMES}
+TEXTS = (
+    *("kind", "arch_hash", "arch", "step_time_note", "phase_accuracy", "phase_seconds"),
+    *("reason", "audited", "suggested_by", "origin"),
+)
+"""Columns of `trials.csv` that hold text; the others hold numbers where they hold anything, those of choices either."""
 _NUMBERS = ("number", "reward", "val_accuracy", "val_error", *_TIMES, "num_params", "macs")
 
 
@@ -141,22 +147,45 @@ def read_finalists(run: Run) -> dict[str, Any]:
 
 def _read_trials(path: Path, remedy: str) -> pd.DataFrame:
     try:
-        trials = pd.read_csv(path, dtype={"arch_hash": str, "reason": str, "phase_accuracy": str, "suggested_by": str})
+        trials = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
     except (OSError, ValueError) as error:  # pandas' own errors are values that are wrong
         raise RunError(f"{path}: cannot be read as a table ({error}). {remedy}") from None
     absent = [name for name in (*_TEXTS, *_NUMBERS, "seconds") if name not in trials]
     if absent:
         raise RunError(f"{path}: has no column {absent[0]}. {remedy}")
+    for name in trials.columns:
+        if name in TEXTS or name.startswith("param:"):
+            continue
+        trials[name] = _numeric(trials, name, trials[name], path, remedy)
+    for name in {"phase_accuracy", "phase_seconds"} & set(trials):
+        _numeric(trials, name, trials[name].dropna().str.split().explode(), path, remedy)
+    if (trials["number"] % 1).any():
+        part = trials["number"][trials["number"] % 1 != 0].iloc[0]
+        raise RunError(f"{path}: number: found {part:g}; trials have whole numbers. {remedy}")
+    trials["number"] = trials["number"].astype(int)
+    if trials["number"].duplicated().any():
+        twice = trials["number"][trials["number"].duplicated()].iloc[0]
+        raise RunError(f"{path}: number: found {twice} twice; a trial has one row. {remedy}")
     trained = trials[trials["kind"] == "trained"]
     for name in _NUMBERS:
-        values = pd.to_numeric(trained[name], errors="coerce")
-        if values.isna().any():
-            row = int(values.isna().to_numpy().argmax())
+        if trained[name].isna().any():
+            number = trained["number"][trained[name].isna()].iloc[0]
             raise RunError(
-                f"{path}: {name}: found {trained[name].iloc[row]} in the row of trial {trained['number'].iloc[row]}, which was "
-                f"trained; a number is expected. {remedy}"
+                f"{path}: {name}: found nothing in the row of trial {number}, which was trained; a number is expected. {remedy}"
             )
     return trials
+
+
+def _numeric(trials: pd.DataFrame, name: str, cells: pd.Series, path: Path, remedy: str) -> pd.Series:
+    """Return cells as finite numbers, empty ones left empty; their index is that of the table."""
+    values = pd.to_numeric(cells, errors="coerce")
+    wrong = cells.notna() & (values.isna() | np.isinf(values))
+    if wrong.any() or (name == "number" and values.isna().any()):
+        at = (wrong | cells.isna()).idxmax()
+        raise RunError(
+            f"{path}: {name}: found {cells.loc[[at]].iloc[0]!r} in line {at + 2}; a number is expected. {remedy}"
+        )
+    return values
 
 
 def _continue(run: Run) -> str:
