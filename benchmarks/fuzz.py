@@ -32,6 +32,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import optuna
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -45,7 +46,8 @@ from nas.devices import pick_device
 from nas.engine import checkpoints
 from nas.errors import NasError
 from nas.evaluate import PhaseResult
-from nas.search.begin import check_study
+from nas.search.begin import read as warm_read
+from nas.search.record import TrialRecord
 from nas.search.session import reopened
 from nas.space import choices, decode, library, middle_choose
 from nas.train.full_recipes import load_full_recipe
@@ -380,20 +382,26 @@ def _read_run(path: Path) -> object:
 
 
 def _study(place: Path) -> Sequence[bytes]:
-    import optuna
-
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name="search", storage=f"sqlite:///{place}/study.db", direction="maximize")
     for number in range(5):
-        trial = study.ask({"x": optuna.distributions.IntDistribution(0, 3)})
+        trial = study.ask({"s1.kernel_size": optuna.distributions.IntDistribution(0, 1)})
+        record = TrialRecord(
+            trial.number, "trained", f"{number:016x}", "a network", reward=0.5, val_accuracy=0.5, num_params=1e5
+        )
+        for name, value in record.attributes().items():
+            trial.set_user_attr(name, value)
         trial.report(0.5, 1)
-        study.tell(trial, float(number))
+        study.tell(trial, 0.5)
     study._storage.remove_session()
     return [(place / "study.db").read_bytes()]
 
 
 def _read_study(path: Path) -> object:
-    (path.parent / "manifest.json").write_bytes(_of_run("manifest.json")(path.parent)[0])
-    return check_study(runs.open_run(path.parent))
+    """Read another run's networks for a warm start."""
+    for name in ("manifest.json", "space.yaml"):
+        (path.parent / name).write_bytes(_of_run(name)(path.parent)[0])
+    return warm_read(path.parent, runs.open_run(path.parent).manifest)
 
 
 TARGETS = (

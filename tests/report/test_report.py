@@ -285,7 +285,7 @@ def test_a_damaged_file_is_named_with_a_remedy(folder: Path, name: str, text: st
 def test_a_table_that_ends_in_a_row_is_damaged(folder: Path) -> None:
     lines = (folder / "trials.csv").read_text().splitlines()
     (folder / "trials.csv").write_text("\n".join([*lines[:2], lines[2][:40]]))
-    with pytest.raises(RunError, match=r"trials\.csv: \w+: found nan in the row of trial 1, which was trained"):
+    with pytest.raises(RunError, match=r"trials\.csv: \w+: found nothing in the row of trial 1, which was trained"):
         load_run(folder)
 
 
