@@ -17,6 +17,7 @@ from nas.space.model import SearchSpace
 from nas.space.problems import KeyPath, show_path
 from nas.space.schema import build_space
 from nas.spec import Rules
+from nas.yaml_text import LimitError, composed
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,16 @@ def shown(path: Path) -> str:
 
 
 def _parse(path: Path) -> Document:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError([f"{shown(path)}: cannot be read ({error}). Give a UTF-8 YAML file."]) from None
     places: dict[KeyPath, str] = {(): f"{shown(path)}:1"}
     problems: list[str] = []
     try:
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
+        loader, root = composed(path, yaml.SafeLoader)
         data = None if root is None else _construct(loader, root, (), places, problems, shown(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError([f"{shown(path)}: cannot be read ({error}). Give a UTF-8 YAML file."]) from None
+    except LimitError as error:
+        raise SpaceError([f"{shown(path)}:1: found {error}. Write the space in fewer values."]) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         reason = getattr(error, "problem", None) or str(error)

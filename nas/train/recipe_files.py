@@ -15,6 +15,7 @@ import yaml
 from nas.errors import UnknownNameError, UsageError, nearest
 from nas.registry import Registry
 from nas.train.schedule import Progressive
+from nas.yaml_text import composed
 
 R = TypeVar("R")
 Test = tuple[Callable[[Any], bool], str]
@@ -44,7 +45,8 @@ def load(name: str | os.PathLike[str], known: Registry[R], from_document: Callab
     if path.suffix not in {".yaml", ".yml"}:
         return known[os.fspath(name)]
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        loader, root = composed(path, _Loader)
+        data = None if root is None else loader.construct_document(root)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read as a recipe ({error}). Give a YAML file of recipe keys.") from None
     if not isinstance(data, dict):
