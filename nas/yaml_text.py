@@ -22,8 +22,8 @@ def composed(path: Path, loader: type[yaml.SafeLoader]) -> tuple[yaml.SafeLoader
     one by one, if only for a message, would never end.
 
     Raises:
-        OSError: it cannot be read. UnicodeDecodeError: not UTF-8. yaml.YAMLError: not YAML. LimitError: too long, too many values,
-            a part that contains itself, or lists in too many levels.
+        OSError: it cannot be read. UnicodeDecodeError: not UTF-8. yaml.YAMLError: not YAML. LimitError: too long, too many
+            values, a part that contains itself, or lists in too many levels.
     """
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
