@@ -93,8 +93,9 @@ RECIPES.register(
         val_images=2_000,
         epochs=1.5,
         progressive=Progressive(2, (0.5, 1.0)),
-        batch_size=64,
-        learning_rate=0.01,
+        # Batches of 32 make twice the steps of so short a training: networks come out in a better order (benchmarks.fidelity).
+        batch_size=32,
+        learning_rate=0.007,
         crop_padding=0.0625,
     ),
 )
