@@ -23,7 +23,7 @@ from nas.report.prose import code, prose, titled
 from nas.report.read import RunView
 from nas.report.spent import spent
 from nas.report.svg import pages
-from nas.report.winner import Found, found_of, next_steps
+from nas.report.winner import Found, found_of, next_steps, optimism_said
 from nas.space import format_count
 
 Parts = Mapping[str, Sequence[str]]
@@ -108,7 +108,9 @@ def _sections(view: RunView, parts: Parts, found: Effects | None) -> list[Sectio
         front = fronts + (prose(members) if view.finalists else Markup("")) + prose(["### As the search saw it", *seen])
     else:
         _, lines = titled(parts["front"])
-        front = fronts + prose(parts.get("finalists", [])) + prose(["### The front, as the search saw it", *lines])
+        flattery = optimism_said(view) if view.finalists else ""
+        again = [*parts.get("finalists", []), flattery[:1].upper() + flattery[1:] + "." * bool(flattery)]
+        front = fronts + prose(again) + prose(["### The front, as the search saw it", *lines])
     effects = {} if found is None else {"effects.png": effect_pictures(found)}
     device = view.run.manifest["device"]
     timed = f"Measured on {device['name']}; the errors of step times are MADs, of accuracies standard errors."

@@ -76,14 +76,15 @@ def trial_said(row: Mapping[Any, Any]) -> tuple[str, ...]:
 
 
 def _finalist_series(view: RunView) -> list[Series]:
-    marks = [_finalist(item) for item in view.finalists if item["accuracies"]]
+    marks = [finalist_mark(item) for item in view.finalists if item["accuracies"]]
     return [
         Series("other finalists, fresh seeds", tuple(marks[1:]), "c2", "diamond"),
         Series("winner, fresh seeds", tuple(marks[:1]), "c2", "star"),
     ]
 
 
-def _finalist(item: Mapping[str, Any]) -> Mark:
+def finalist_mark(item: Mapping[str, Any]) -> Mark:
+    """Return a finalist as it was measured again, by relative step time."""
     record, ratio = item["record"], sum(item["step_time_ms"]) / sum(item["ref_step_time_ms"])
     seeds = len(item["accuracies"])
     said = (

@@ -96,7 +96,7 @@ def chart(
     drawn = [
         {
             "series": item,
-            "name": item.name + (f", {out} outside" if (out := len(item.marks) - len(shown[id(item)])) else ""),
+            "name": _legend(item, len(shown[id(item)])),
             "path": _path(item, across, up),
             "marks": [
                 {
@@ -130,6 +130,11 @@ def chart(
             bottom=HEIGHT - BOTTOM,
         )
     )
+
+
+def _legend(item: Series, shown: int) -> str:
+    left_out = len(item.marks) - shown
+    return f"{item.name}, {left_out} outside" if item.name and left_out else item.name
 
 
 class _Scale:

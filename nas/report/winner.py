@@ -81,11 +81,18 @@ def winner(view: RunView) -> dict[str, list[str]]:
         *(["- latency {} ({}), {}".format(*found.latency)] if found.latency[0] else []),
         f"- {found.num_params} parameters, {found.macs} MACs",
         f"- reward {found.reward} with fresh seeds; in the search {found.search_reward}",
-        f"- the search was optimistic by {fmean(item['optimism'] for item in _sound(view)):+.4f} on average over its finalists "
-        "(the winner's own difference is the smallest by selection; all were scored on the search's validation images)",
+        f"- {optimism_said(view)}",
         "",
     ]
     return {"winner": lines, "finalists": _finalists(view)}
+
+
+def optimism_said(view: RunView) -> str:
+    """Return by how much the search's rewards were above fresh ones, in words."""
+    return (
+        f"the search was optimistic by {fmean(item['optimism'] for item in _sound(view)):+.4f} on average over its finalists "
+        "(the winner's own difference is the smallest by selection; all were scored on the search's validation images)"
+    )
 
 
 def _finalists(view: RunView) -> list[str]:
