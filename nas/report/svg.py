@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-WIDTH, HEIGHT = 640, 370
-LEFT, RIGHT, TOP, BOTTOM = 66, 18, 34, 52
+WIDTH, HEIGHT = 640, 380
+LEFT, RIGHT, TOP, BOTTOM = 66, 18, 46, 52
 
 COLOURS = 6
 """Colours of a page, `c1` to `c6` in its style."""

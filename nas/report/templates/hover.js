@@ -17,7 +17,7 @@ for (const chart of document.querySelectorAll("svg.chart")) {
     const box = chart.getBoundingClientRect();
     const unit = chart.viewBox.baseVal.width / box.width;
     const away = (item) => Math.hypot((event.clientX - box.left) * unit - item.x, (event.clientY - box.top) * unit - item.y);
-    const best = marks.reduce((first, item) => (first && away(first) <= away(item) ? first : item), null);
+    const best = marks.reduce((first, item) => (first && away(first) < away(item) ? first : item), null);
     leave();
     if (!best || away(best) > 24 * unit) return;
     near = best;
