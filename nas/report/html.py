@@ -81,7 +81,7 @@ def _facts(view: RunView, found: Found) -> list[tuple[str, str, str, str]]:
     reward, accuracy = (f"{seen[0]['reward']:.4f}", _reading(seen[0])) if seen else (unknown, unknown)
     time = f"{found.step_time_spread}; {found.relative_time} x the baseline's"
     return [
-        ("reward", found.reward, f"in the search {found.search_reward}", reward),
+        *([] if view.costs else [("reward", found.reward, f"in the search {found.search_reward}", reward)]),
         ("accuracy", found.accuracy, found.seeds, accuracy),
         ("step time", found.step_time, time, found.baseline_time),
         *([("latency", found.latency[0], "; ".join(found.latency[1:]), "")] if found.latency[0] else []),
@@ -98,7 +98,9 @@ def _sections(view: RunView, parts: Parts, found: Effects | None) -> list[Sectio
     def section(
         name: str, part: str, before: Markup | str = "", pictures: Mapping[str, Markup] | None = None
     ) -> Section:
-        title, lines = titled(parts.get(part) or [""])
+        if not parts.get(part):
+            return Section(name, "", Markup(""))
+        title, lines = titled(parts[part])
         return Section(name, title, Markup(before) + prose(lines, pictures))
 
     fronts = front_pictures(view)

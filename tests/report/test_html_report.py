@@ -24,7 +24,7 @@ from nas.report.networks import baseline, networks
 from nas.report.pictures import budgeted, progress_series
 from nas.report.prose import prose
 from nas.report.read import RunView
-from nas.report.svg import Axis, Mark, Row, Series, chart, intervals
+from nas.report.svg import Axis, Mark, Row, Series, chart, intervals, pages
 from nas.report.text import sections
 from nas.search.record import TrialRecord, table
 
@@ -82,6 +82,7 @@ def checked(text: str) -> Page:
     assert policy.startswith("default-src 'none'; img-src data:;") and "http" not in policy
     assert "@import" not in text and "url(" not in text
     levels = [int(tag[1]) for tag, _ in found.elements if re.fullmatch("h[1-6]", tag)]
+    assert not re.search(r"<(h[1-6])[^>]*>\s*</\1>", text), "an empty heading"
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels)), "a level is left out"
     assert len(found.all("script")) == 1
@@ -327,3 +328,25 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     going = runs.create(runs.new_folder(None, "search", "x", tmp_path / "going"), "search", MANIFEST)
     runs.write_text(going.path("trials.csv"), table([trial(0, "pruned", 0.4)]).to_csv(index=False))
     assert "not ended yet" in checked(write_comparison([first, going.folder]).read_text()).text
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_text_and_marks_stand_out_in_light_in_dark_and_on_paper() -> None:
+    """WCAG 2.2: 4.5 to 1 for text (1.4.3), 3 to 1 for what a picture is read by (1.4.11)."""
+    style = pages.get_template("style.css").render()
+    themes = [
+        dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    ]
+    assert len(themes) == 3 and all(set(theme) == set(themes[0]) for theme in themes)
+    for theme in themes:
+        for ground in ("page", "card", "mark"):
+            for name, least in {"text": 7, "fine": 4.5, "link": 4.5, "faint": 3} | {
+                f"c{n}": 3 for n in range(1, 7)
+            }.items():
+                first, second = sorted((luminance(theme[name]), luminance(theme[ground])))
+                assert (second + 0.05) / (first + 0.05) >= least, (name, ground)
