@@ -138,7 +138,7 @@ def _summary(views: Sequence[RunView], names: Sequence[str]) -> Markup:
             ]
         rows.append([f"`{name}`", *cells, str(len(own)), f"{view.trials['seconds'].sum() / 60:.1f}"])
     heads = ["run", "winner", "reward, fresh", "reward, search", "accuracy, fresh", "step time", "/ baseline", "params"]
-    return prose(table([*heads, "networks that cost budget", "minutes"], rows))
+    return prose(table([*heads, "networks", "minutes"], rows))
 
 
 def _fronts(views: Sequence[RunView], names: Sequence[str]) -> Markup:

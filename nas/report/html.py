@@ -75,7 +75,7 @@ def rendered(template: str, **values: Any) -> str:
 def _facts(view: RunView, found: Found) -> list[tuple[str, str, str, str]]:
     """Return the rows of the summary: what, of the winner, a word on that, of the baseline."""
     manifest = view.run.manifest
-    seen = view.trained()[view.trained()["arch_hash"] == manifest["baseline"]["hash"]].to_dict("records")
+    seen = view.trained()[view.trained()["arch_hash"] == manifest["baseline"].get("hash")].to_dict("records")
     base = baseline(view)
     unknown = "not trained here"
     reward, accuracy = (f"{seen[0]['reward']:.4f}", _reading(seen[0])) if seen else (unknown, unknown)

@@ -62,7 +62,7 @@ def baseline(view: RunView) -> ArchSpec | None:
         return None
     classes, channels = _ends(view)
     spec = catalog.baseline(catalog.load_space(file), num_classes=classes, in_channels=channels)
-    return spec if spec.arch_hash == view.run.manifest["baseline"]["hash"] else None
+    return spec if spec.arch_hash == view.run.manifest["baseline"].get("hash") else None
 
 
 def _ends(view: RunView) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from nas.report.networks import baseline, networks
 from nas.report.pictures import budgeted, progress_series
 from nas.report.prose import prose
 from nas.report.read import RunView
-from nas.report.svg import Axis, Mark, Row, Series, chart, intervals, pages
+from nas.report.svg import COLOURS, Axis, Mark, Row, Series, chart, intervals, pages
 from nas.report.text import sections
 from nas.search.record import TrialRecord, table
 
@@ -330,6 +330,9 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     assert "not ended yet" in checked(write_comparison([first, going.folder]).read_text()).text
 
 
+LEAST = {"text": 7, "fine": 4.5, "link": 4.5, "faint": 3, **{f"c{number}": 3 for number in range(1, COLOURS + 1)}}
+
+
 def luminance(colour: str) -> float:
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
@@ -345,8 +348,6 @@ def test_text_and_marks_stand_out_in_light_in_dark_and_on_paper() -> None:
     assert len(themes) == 3 and all(set(theme) == set(themes[0]) for theme in themes)
     for theme in themes:
         for ground in ("page", "card", "mark"):
-            for name, least in {"text": 7, "fine": 4.5, "link": 4.5, "faint": 3} | {
-                f"c{n}": 3 for n in range(1, 7)
-            }.items():
+            for name, least in LEAST.items():
                 first, second = sorted((luminance(theme[name]), luminance(theme[ground])))
                 assert (second + 0.05) / (first + 0.05) >= least, (name, ground)
