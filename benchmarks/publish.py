@@ -36,6 +36,7 @@ KEPT = (
     "warnings.json",
     "winner.yaml",
     "report.md",
+    "report.html",
     "pareto.png",
     "effects.png",
     "equal_step_time.json",

@@ -53,6 +53,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_what_a_user_needs_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
+    assert {f"nas/report/templates/{path.name}" for path in ROOT.glob("nas/report/templates/*")} <= set(names)
     packed = sorted(
         name.removeprefix("nas/_search_spaces/")
         for name in names

@@ -225,14 +225,20 @@ def latency(networks: tuple[str, ...], **settings: Any) -> None:
     _latency.show(networks, **settings)
 
 
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path), required=False)
-def report(run: Path | None) -> None:
-    """Write the report of a RUN again (report.md and its pictures); the latest search unless named."""
-    from nas import runs
-    from nas.report import write_report
+@cli.command(epilog="Example: nas report results/RUN results/OTHER")
+@click.argument("folders", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
+def report(folders: tuple[Path, ...]) -> None:
+    """Write the report of a RUN again (report.html, report.md and its pictures); the latest search unless named.
 
-    click.echo(write_report(run or runs.latest()))
+    Of several runs a page that compares them is written into the folder of the first, compare.html, and nothing else.
+    """
+    from nas import runs
+    from nas.report import write_comparison, write_report
+
+    if len(folders) > 1:
+        click.echo(write_comparison(folders))
+    else:
+        click.echo(write_report(folders[0] if folders else runs.latest()).with_name("report.html"))
 
 
 @cli.command()

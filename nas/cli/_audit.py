@@ -80,7 +80,7 @@ class AuditProgress(Screen, Watcher):
         self._console.print(Markdown("\n".join(result.lines[2:])), soft_wrap=False)
         self._console.print()
         self._say("audit", str(result.folder / "report.md"))
-        self._say("report", str(result.run.folder / "report.md"))
+        self._say("report", str(result.run.folder / "report.html"))
         recipe = result.folder / "recipe.yaml"
         folder = shlex.quote(str(result.run.folder))
         if recipe.is_file():

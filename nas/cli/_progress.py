@@ -191,7 +191,7 @@ class SearchProgress(Screen, Watcher):
                 self._say("", sentence)
         for warning in result.warnings:
             self._say("note", warning, "yellow")
-        self._say("report", str(folder / "report.md"))
+        self._say("report", str(folder / "report.html"))
         self._say("next", f"nas scale --from {shlex.quote(str(folder))} --phi 1,2,3   (larger relatives), or at once:")
         self._say("", f"nas train {shlex.quote(str(folder))}   (to be used)")
         self._say("", f"nas export {shlex.quote(str(folder))}")

@@ -1,6 +1,7 @@
 """What a run shows: read back from its folder, as a page and a picture. Nothing here trains."""
 
 from nas.report.calibration import Calibration, calibrate
+from nas.report.compare import write_comparison
 from nas.report.ranking import Reranking, rerank
 from nas.report.read import RunView, load_run
 from nas.report.regret import Stopping, stopping, stopping_of
@@ -17,5 +18,6 @@ __all__ = [
     "rerank",
     "stopping",
     "stopping_of",
+    "write_comparison",
     "write_report",
 ]

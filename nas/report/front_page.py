@@ -18,17 +18,15 @@ def head(view: RunView) -> list[str]:
     found = front_of(view)
     if not found:
         return ["The search has not ended; its front has not been measured again yet.", ""]
-    first, kept = found[0], [item for item in found if not item.verdict.startswith("beaten")]
+    first = found[0]
     record = view.finalists[first.place]["record"]
     seeds = len(view.finalists[first.place]["accuracies"])
     folder = shlex.quote(str(view.run.folder))
-    optimism = fmean(item.search_accuracy - item.accuracy for item in found)
     lines = [
         "## Front, measured again",
         "",
-        f"Accuracy against {named(view.costs)}, over {seeds} fresh seed{'s' * (seeds != 1)}. Of {len(found)} networks measured "
-        f"again {len(kept)} {'is' if len(kept) == 1 else 'are'} beaten by none. The knee, from which more accuracy costs most "
-        "and a lower cost loses most, is the winner.",
+        f"Accuracy against {named(view.costs)}, over {seeds} fresh seed{'s' * (seeds != 1)}. {_kept(found)} The knee, from "
+        "which more accuracy costs most and a lower cost loses most, is the winner.",
         "",
         *table(_heads(view.costs), [_row(item, view.costs) for item in found]),
         "",
@@ -37,7 +35,7 @@ def head(view: RunView) -> list[str]:
         f"{format_count(record['macs'])} MACs.",
         "",
         *_doubts(found),
-        f"On average the search saw these accuracies {optimism:+.4f} higher: a front of noisy values is made of the lucky.",
+        _flattered(found),
         "",
         *_volumes(view),
         f"Each is in `front/trial-N.yaml`, all are in `front.csv`. Hand one over: `nas export {folder} --trial "
@@ -45,6 +43,22 @@ def head(view: RunView) -> list[str]:
         "",
     ]
     return lines
+
+
+def believed(view: RunView) -> str:
+    """Return in a few words how far a front is to be believed."""
+    found = front_of(view)
+    return f"{_kept(found)} {_flattered(found)}" if found else "None of its networks has been measured again yet."
+
+
+def _kept(found: Sequence[Member]) -> str:
+    kept = sum(not item.verdict.startswith("beaten") for item in found)
+    return f"Of {len(found)} networks measured again {kept} {'is' if kept == 1 else 'are'} beaten by none."
+
+
+def _flattered(found: Sequence[Member]) -> str:
+    optimism = fmean(item.search_accuracy - item.accuracy for item in found)
+    return f"On average the search saw these accuracies {optimism:+.4f} higher: a front of noisy values is made of the lucky."
 
 
 def _heads(costs: Sequence[str]) -> list[str]:

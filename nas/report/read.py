@@ -57,6 +57,11 @@ class RunView:
     audit: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def title(self) -> str:
+        """What the run is called on its pages."""
+        return f"Search of {self.run.manifest['space']} on {self.run.manifest['data']['name']}"
+
+    @property
     def winner(self) -> ArchSpec:
         """The winning network.
 

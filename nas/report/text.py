@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from statistics import fmean
 from typing import Any
-
-import pandas as pd
 
 from nas.objective import pareto
 from nas.report import front_page
-from nas.report.effects import effects, write_effects
+from nas.report.effects import Effects, effects, write_effects
 from nas.report.front import front_table, named
+from nas.report.html import html
 from nas.report.markdown import table
 from nas.report.plot import write_plot
 from nas.report.read import RunView, load_run
 from nas.report.regret import Stopping, stopping_of
+from nas.report.spent import spent
 from nas.report.trust import trust
+from nas.report.winner import winner
 from nas.runs import write_text
 from nas.space import format_count
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.md` and its pictures of a run, from what lies in its folder, and return the page.
+    """Write `report.md` and its pictures of a run, and `report.html`, from what lies in its folder; return the first page.
 
     A run that looked for a front has `front.csv` too.
 
@@ -36,100 +35,41 @@ def write_report(folder: Path) -> Path:
     if view.costs and view.finalists:
         write_text(view.run.path("front.csv"), front_table(view).to_csv(index=False))
     write_plot(view, view.run.path("pareto.png"))
-    if not view.costs and (found := effects(view)) is not None:  # of the choices on the reward
+    found = None if view.costs else effects(view)  # of the choices on the reward
+    if found is not None:
         write_effects(found, view.run.path("effects.png"))
-    path = view.run.path("report.md")
-    write_text(path, page(view))
+    path, parts = view.run.path("report.md"), sections(view, found)
+    write_text(path, _joined(view, parts))
+    write_text(view.run.path("report.html"), html(view, parts, found))
     return path
 
 
 def page(view: RunView) -> str:
     """Return the report of a run as Markdown."""
-    manifest = view.run.manifest
-    parts = [f"# Search of {manifest['space']} on {manifest['data']['name']}", ""]
-    parts += front_page.head(view) if view.costs else _winner(view)
-    parts += ["![Accuracy against cost](pareto.png)", ""]
-    if view.warnings:
-        parts += ["## Read this first", "", *[f"- {line}" for line in view.warnings], ""]
+    return _joined(view, sections(view, None if view.costs else effects(view)))
+
+
+def _joined(view: RunView, parts: Mapping[str, Sequence[str]]) -> str:
+    return "\n".join([f"# {view.title}", "", *(line for lines in parts.values() for line in lines)])
+
+
+def sections(view: RunView, found: Effects | None) -> dict[str, list[str]]:
+    """Return the parts of a run's report as lines of Markdown, by name, in the order of `report.md`; some may be empty.
+
+    Args:
+        found: The main effects of the run (`nas.report.effects`).
+    """
+    parts = {"members": front_page.head(view)} if view.costs else winner(view)
+    parts["picture"] = ["![Accuracy against cost](pareto.png)", ""]
+    parts["warnings"] = (
+        ["## Read this first", "", *[f"- {line}" for line in view.warnings], ""] if view.warnings else []
+    )
     if view.costs:
-        parts += front_page.body(view)
+        parts["seen"] = front_page.body(view)
     else:
-        parts += trust(view, effects(view)) + _best(view) + _front(view) + _stopped(stopping_of(view))
-    parts += _spent(view) + _foreseen(view) + _conditions(manifest)
-    return "\n".join(parts)
-
-
-def _winner(view: RunView) -> list[str]:
-    if not view.finalists:
-        return ["The search has not ended; there is no winner yet.", ""]
-    first = view.finalists[0]
-    record = first["record"]
-    lines = [
-        "## Winner",
-        "",
-        f"`{record['arch_hash']}` `{record['arch']}`",
-        "",
-        f"- accuracy {first['accuracy']:.4f} ± {first['accuracy_error']:.4f} "
-        f"over {len(first['accuracies'])} fresh seed{'s' * (len(first['accuracies']) != 1)}",
-        f"- step time {fmean(first['step_time_ms']):.2f} ms (MAD {max(first['step_time_mad_ms']):.2f}), "
-        f"{_ratio(first):.2f} x the baseline's in the same minutes",
-        *_latency(view, first),
-        f"- {format_count(record['num_params'])} parameters, {format_count(record['macs'])} MACs",
-        f"- reward {first['reward']:.4f} with fresh seeds; in the search {record['reward']:.4f}",
-        f"- the search was optimistic by {fmean(item['optimism'] for item in _sound(view)):+.4f} on average over its finalists "
-        "(the winner's own difference is the smallest by selection; all were scored on the search's validation images)",
-        "",
-    ]
-    rows = [
-        [
-            f"`{item['record']['arch_hash']}`",
-            f"{item['reward']:.4f}",
-            f"{item['record']['reward']:.4f}",
-            f"{item['optimism']:+.4f}",
-            f"{item['accuracy']:.4f} ± {item['accuracy_error']:.4f}",
-            f"{_ratio(item):.2f}",
-            format_count(item["record"]["num_params"]),
-        ]
-        for item in view.finalists
-    ]
-    heads = [
-        "finalist",
-        "reward, fresh",
-        "reward, search",
-        "optimism",
-        "accuracy, fresh",
-        "step time / baseline",
-        "params",
-    ]
-    lines += [*table(heads, rows), ""]
-    if len(_sound(view)) > 1:
-        second = _sound(view)[1]
-        gap = first["accuracy"] - second["accuracy"]
-        error = (first["accuracy_error"] ** 2 + second["accuracy_error"] ** 2) ** 0.5
-        if abs(gap) < 2 * error:
-            lines += [
-                f"The first two cannot be told apart by accuracy (difference {gap:+.4f}, "
-                f"twice its error {2 * error:.4f}).",
-                "",
-            ]
-    return lines
-
-
-def _sound(view: RunView) -> list[Mapping[str, Any]]:
-    """Return the finalists that could be trained again."""
-    return [item for item in view.finalists if item.get("outcome", "ok") == "ok"]
-
-
-def _ratio(finalist: Mapping[str, Any]) -> float:
-    return float(sum(finalist["step_time_ms"]) / sum(finalist["ref_step_time_ms"]))
-
-
-def _latency(view: RunView, finalist: Mapping[str, Any]) -> list[str]:
-    if not finalist.get("latency_ms"):  # no limit asked for it
-        return []
-    batch = view.run.manifest["config"]["latency_batch_size"]
-    median, spread = fmean(finalist["latency_ms"]), max(finalist["latency_mad_ms"])
-    return [f"- latency {median:.3g} ms (MAD {spread:.2g}), eager inference at batch {batch}"]
+        parts |= {"trust": trust(view, found), "best": _best(view), "front": _front(view)}
+        parts["stopped"] = _stopped(stopping_of(view))
+    return parts | {"spent": _spent(view), "foreseen": _foreseen(view), "conditions": _conditions(view.run.manifest)}
 
 
 def _best(view: RunView) -> list[str]:
@@ -215,16 +155,17 @@ def _tau(tau: float | None) -> str:
 
 
 def _spent(view: RunView) -> list[str]:
-    trials = view.trials
-    taken = trials["origin"].notna() if "origin" in trials else pd.Series(False, index=trials.index)
-    own = trials[~taken]
-    rows = [_spent_row(str(kind), group["seconds"], _timing(group)) for kind, group in own.groupby("kind", sort=True)]
-    rows.append(_spent_row("all", own["seconds"], _timing(own)))
-    again = [item for item in view.trainings.values() if "seconds" in item]  # the first runs did not keep them
-    if again:
-        parts = (pd.Series([item[name] for item in again]) for name in ("seconds", "timing_seconds"))
-        rows.append(_spent_row("finalists, timed and trained again", *parts))
-    beside = f" {taken.sum()} were taken over from another run and cost neither." if taken.any() else ""
+    found = spent(view)
+    rows = [
+        [
+            item.what,
+            str(item.number),
+            f"{item.seconds / 60:.1f}",
+            "" if item.timing is None else f"{item.timing / 60:.1f}",
+        ]
+        for item in found.rows
+    ]
+    beside = f" {found.taken} were taken over from another run and cost neither." if found.taken else ""
     return [
         "## Where the budget went",
         "",
@@ -232,34 +173,8 @@ def _spent(view: RunView) -> list[str]:
         "",
         "Trained and pruned networks cost budget; duplicates, infeasible, forbidden and failed ones do not." + beside,
         "",
-        *_timings(own, again),
+        *([*found.said, ""] if found.said else []),
     ]
-
-
-def _timings(own: pd.DataFrame, again: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say which share of a search's time timing took, and what is wrong with some step times, the finalists' with them."""
-    timing, lines = _timing(own), []
-    if timing is not None and own["seconds"].sum() > 0:
-        lines.append(f"Timing took {timing.sum() / own['seconds'].sum():.1%} of the search's time.")
-    if "step_time_note" in own:
-        timed = own[(own["kind"] != "duplicate") & own["step_time_ms"].notna()]
-        notes = Counter([*timed["step_time_note"].dropna(), *(item.get("step_time_note", "") for item in again)])
-        notes.pop("", None)
-        lines += [f"Of {len(timed) + len(again)} step times {number}: {note}." for note, number in notes.items()]
-    return [*lines, ""] if lines else []
-
-
-def _spent_row(what: str, seconds: pd.Series, timing: pd.Series | None) -> list[str]:
-    known = "" if timing is None else f"{timing.sum() / 60:.1f}"
-    return [what, str(len(seconds)), f"{seconds.sum() / 60:.1f}", known]
-
-
-def _timing(trials: pd.DataFrame) -> pd.Series | None:
-    """Return the seconds of phase 0, which counts and times; None of the first runs, which did not keep them."""
-    if "phase_seconds" not in trials:
-        return None
-    measured = trials[trials["kind"] != "duplicate"]  # which repeats what the first one took
-    return pd.Series([float(str(phases).split()[0]) for phases in measured["phase_seconds"]], dtype=float)
 
 
 def _foreseen(view: RunView) -> list[str]:

@@ -61,15 +61,21 @@ def seed_scatter(view: RunView) -> Scatter | None:
     return scatter(list(by_network(trainings).values()))
 
 
-def _noise(view: RunView, seeds: Scatter | None) -> list[str]:
+def believed(view: RunView) -> str:
+    """Return in one sentence how far the order of a run's networks is to be believed."""
+    number = view.trained()["arch_hash"].nunique()
+    if number < FEW:
+        return f"{_many(number, 'network')} trained to the end: too few to say how far to believe the first."
+    return _verdict(view, seed_scatter(view))
+
+
+def _verdict(view: RunView, seeds: Scatter | None) -> str:
     order = rerank(view)
     others = len(order.table) - 1
     alike = by_images = order.not_told_apart()
     if seeds is not None and seeds.freedom >= LEAST_FREEDOM:
         both = order.table.assign(val_error=np.hypot(order.table["val_error"], seeds.deviation))
         alike = replace(order, table=both).not_told_apart()
-    images = view.run.manifest["data"]["used_val_images"]
-    error = float(view.trained()["val_error"].median())
     if alike == 0:
         verdict = "The first network's reward is above that of every other by more than its noise."
     elif alike == others:
@@ -78,10 +84,16 @@ def _noise(view: RunView, seeds: Scatter | None) -> list[str]:
         verdict = f"{alike} of the other {others} networks cannot be told from the first by their accuracies."
     if alike != by_images:
         verdict += f" By the images alone it would be {by_images}: seeds scatter too."
+    return verdict
+
+
+def _noise(view: RunView, seeds: Scatter | None) -> list[str]:
+    images = view.run.manifest["data"]["used_val_images"]
+    error = float(view.trained()["val_error"].median())
     lines = [
         "### Noise",
         "",
-        f"{verdict} An accuracy is known to ± {error:.4f} (standard error, {images} validation images).",
+        f"{_verdict(view, seeds)} An accuracy is known to ± {error:.4f} (standard error, {images} validation images).",
     ]
     if seeds is None:
         lines.append(

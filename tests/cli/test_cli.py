@@ -268,8 +268,17 @@ def test_the_report_is_written_again(
 ) -> None:
     (run_copy / "report.md").unlink()
     code, out, _ = run(capsys, "report", str(run_copy))
-    assert (code, out) == (0, f"{run_copy / 'report.md'}\n")
-    assert finished.winner.arch_hash in (run_copy / "report.md").read_text()
+    assert (code, out) == (0, f"{run_copy / 'report.html'}\n")
+    for name in ("report.html", "report.md"):
+        assert finished.winner.arch_hash in (run_copy / name).read_text()
+
+
+def test_runs_are_compared(capsys: pytest.CaptureFixture[str], finished: SearchResult, run_copy: Path) -> None:
+    before = (run_copy / "report.md").stat().st_mtime_ns
+    code, out, _ = run(capsys, "report", str(run_copy), str(finished.run.folder))
+    assert (code, out) == (0, f"{run_copy / 'compare.html'}\n")
+    assert "In nothing." in (run_copy / "compare.html").read_text()
+    assert (run_copy / "report.md").stat().st_mtime_ns == before
 
 
 def test_without_a_name_show_lists_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> None:

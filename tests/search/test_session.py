@@ -28,7 +28,7 @@ def test_a_search_leaves_its_files(finished: SearchResult) -> None:
     names = {path.name for path in finished.run.folder.iterdir()}
     assert names >= {
         "manifest.json", "space.yaml", "study.db", "trials.csv", "finalists.json", "winner.yaml", "warnings.json",
-        "report.md", "pareto.png",
+        "report.md", "report.html", "pareto.png",
     }  # fmt: skip
     assert [name for name in names if name.startswith((".", "tmp"))] == [".lock"]
     assert finished.run.path("pareto.png").read_bytes().startswith(b"\x89PNG")
