@@ -82,7 +82,9 @@ def arms(recipe: Recipe, long: float, tune_proxy: bool, train_images: int, resol
             found.append((f"images-{more}", f"{more} training images", replace(recipe, train_images=more)))
         if recipe.batch_size >= 16:
             small, rate = recipe.batch_size // 2, recipe.learning_rate / math.sqrt(2)  # AdamW's rate goes with the root
-            found.append((f"batch-{small}", f"batches of {small}", replace(recipe, batch_size=small, learning_rate=rate)))
+            found.append(
+                (f"batch-{small}", f"batches of {small}", replace(recipe, batch_size=small, learning_rate=rate))
+            )
         if recipe.progressive.phases > 1:
             whole = replace(recipe.progressive, phases=1, size=(1.0, 1.0))
             found.append(("full-size", "full resolution from the start", replace(recipe, progressive=whole)))

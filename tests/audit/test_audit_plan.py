@@ -37,7 +37,16 @@ def test_other_recipes_change_one_thing_each_and_say_what_they_cost() -> None:
     assert [arm.name for arm in plain] == [OWN, "long-5"]
     assert plain[1].recipe.epochs == 7.5 and plain[1].cost == pytest.approx(5)
     found = {arm.name: arm for arm in arms(QUICK, 5, True, 50_000, 32)}
-    assert set(found) == {OWN, "long-5", "epochs-half", "epochs-twice", "images-half", "images-12000", "batch-16", "full-size"}
+    assert set(found) == {
+        OWN,
+        "long-5",
+        "epochs-half",
+        "epochs-twice",
+        "images-half",
+        "images-12000",
+        "batch-16",
+        "full-size",
+    }
     assert found["images-half"].recipe.train_images == 3000 and found["images-half"].cost == pytest.approx(0.5)
     # Half of the epochs at half the pixels on each side cost 5/8 of all at the whole size.
     assert found["full-size"].cost == pytest.approx(8 / 5) and found["full-size"].recipe.progressive.phases == 1
