@@ -47,6 +47,7 @@ TITLES = {
     "searches": "Whole searches, winners measured again",
     "fronts": "Fronts: trainings needed",
     "surrogates": "Networks of real runs, foreseen",
+    "fuzz": "Damaged files",
 }
 """Benchmarks in the order of the page, by the beginning of their file's name."""
 
@@ -262,6 +263,27 @@ def samplers(content: Content, others: Mapping[str, Content]) -> Lines:
     return lines
 
 
+def fuzz(content: Content, others: Mapping[str, Content]) -> Lines:
+    """What came of files of each kind that were damaged."""
+    kinds = content["kinds"]
+    rows = [
+        [
+            name,
+            *(f"{item[key]:,}" for key in ("inputs", "refused")),
+            f"{sum(item['crashes'].values())}",
+            f"{item['hangs']}",
+        ]
+        for name, item in kinds.items()
+    ]
+    totals = [sum(item[key] for item in kinds.values()) for key in ("inputs", "refused", "seconds")]
+    return [
+        f"{totals[0]:,} inputs in {totals[2] / 60:.0f} minutes: read, or refused with a message ({totals[1]:,}). An image that "
+        "is damaged is left out and counted.",
+        "",
+        *table(["kind", "inputs", "refused", "crashes", "hangs"], rows),
+    ]
+
+
 def searches(content: Content, others: Mapping[str, Content]) -> Lines:
     """What the winners of real searches came to when they were trained again."""
     asked, found = content["settings"], []
@@ -329,6 +351,7 @@ WRITERS: dict[str, Callable[[Content, Mapping[str, Content]], Lines]] = {
     "cpu_path": cpu_path,
     "samplers": samplers,
     "searches": searches,
+    "fuzz": fuzz,
     "fronts": fronts,
     "surrogates": surrogates,
 }
@@ -382,6 +405,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.keep is not None:
+        if not list(options.keep.glob("*.json")):
+            sys.exit(f"{options.keep}: holds no figures (*.json); name the folder of a device under it.")
         target = KEPT / options.keep.name
         target.mkdir(parents=True, exist_ok=True)
         for path in sorted(options.keep.glob("*.json")):

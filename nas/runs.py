@@ -44,7 +44,7 @@ SEARCH_KEYS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("baseline.num_params", "reward.w", "reward.v", "recipe.epochs", "recipe.batch_size"), _NUMBER),
     **dict.fromkeys(("data.name", "data.fingerprint", "device.type", "device.name", "recipe.name"), str),
     **dict.fromkeys(("config.space", "config.data"), str),
-    **dict.fromkeys(("config.budget", "recipe.progressive.phases", "seed", "data.classes"), int),
+    **dict.fromkeys(("config.budget", "config.top_k", "recipe.progressive.phases", "seed", "data.classes"), int),
     **dict.fromkeys((f"data.{used}{split}_images" for used in ("", "used_") for split in ("train", "val")), int),
     **dict.fromkeys(("data.notes", "recipe.progressive.size"), list),
 }
@@ -263,7 +263,7 @@ def read_json(path: Path, kind: type[T], remedy: str) -> T:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, kind):
             raise ValueError(f"found {type(content).__name__}, not {kind.__name__}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of lists in thousands of levels
         raise RunError(f"{path}: cannot be read ({error}). {remedy}") from None
     return content
 

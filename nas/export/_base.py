@@ -36,6 +36,12 @@ class Images:
     stored_size: int | None = None
 
 
+def plain(text: str) -> str:
+    """Return a name as it may stand in a docstring: on one line, with nothing that ends it. Names are given by others."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(line.split()).replace("\\", "/").replace('"', "'")
+
+
 @dataclass(frozen=True)
 class Subject:
     """A network with its weights, to be handed over.
@@ -56,6 +62,15 @@ class Subject:
     images: Images | None
     searched: bool = False
     score: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("origin", "weights"):  # they stand in docstrings of the files that are written, and hold names
+            object.__setattr__(self, name, plain(getattr(self, name)))
+
+    @property
+    def title(self) -> str:
+        """Its name for people, as its file gives it, but on one line and without what would end a docstring."""
+        return plain(self.spec.name or self.name)
 
     @property
     def model(self) -> str:

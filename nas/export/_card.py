@@ -27,7 +27,7 @@ def card(
     """
     subject = source.subject
     parts = [
-        f"# {subject.spec.name or subject.name}",
+        f"# {subject.title}",
         "",
         f"An image classifier: {subject.origin}. Weights: {subject.weights}.",
         "",

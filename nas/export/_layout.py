@@ -130,7 +130,9 @@ def literal(value: object) -> str:
 
 def listed(head: str, words: tuple[str, ...], tail: str) -> list[str]:
     """Return a list of strings: on one line where it fits, else one a line."""
-    texts = [f'"{word}"' if '"' not in word and "\\" not in word else repr(word) for word in words]
+    texts = [
+        f'"{word}"' if '"' not in word and "\\" not in word and word.isprintable() else repr(word) for word in words
+    ]
     line = f"{head}{', '.join(texts)}{',' if len(texts) == 1 else ''}{tail}"
     if len(line) <= WIDTH:
         return [line]

@@ -20,7 +20,6 @@ from nas.export.trained import (
     identifier,
     of_search,
     of_training,
-    plain,
     ready,
     run_images,
 )
@@ -135,8 +134,8 @@ def of_arch(
         name=identifier(spec.name or Path(name).stem),
         spec=spec,
         network=ready(network),
-        origin=f"the architecture {plain(spec.name or Path(name).stem)}",
-        weights="random, not trained" if weights is None else f"from {plain(weights.name)}",
+        origin=f"the architecture {spec.name or Path(name).stem}",
+        weights="random, not trained" if weights is None else f"from {weights.name}",
         images=None if images is None else described(images),
     )
     score = None if images is None else to_device(images, RECIPES["standard"], torch.device("cpu"))

@@ -71,7 +71,7 @@ def _docstring(subject: Subject) -> list[str]:
     known = ", normalised with MEAN and STD" if subject.images else ""
     order = " in the order of CLASSES" if subject.images else ""
     return [
-        f'"""{subject.spec.name or subject.name}: {subject.origin}.',
+        f'"""{subject.title}: {subject.origin}.',
         "",
         f"Input: images, float32, (N, {channels}, {size}, {size}){known}.",
         f"Output: a score for each of {spec.num_classes} classes{order}, (N, {spec.num_classes}); softmax makes shares of them.",

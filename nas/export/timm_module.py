@@ -319,7 +319,7 @@ def _module(
     for key, value in _configuration(subject, ends).items():
         lines += broken(f'"{key}": {value},', 12)
     lines += ["        }", "    }", ")", "", "", "@register_model"]
-    lines += [f"def {subject.model}(pretrained=False, **kwargs):", f'    """{subject.spec.name or subject.name}."""']
+    lines += [f"def {subject.model}(pretrained=False, **kwargs):", f'    """{subject.title}."""']
     lines += ["    arguments = {"]
     for key, value in arguments.items():
         lines += broken(f'"{key}": {value},', 8)
@@ -331,7 +331,7 @@ def _module(
 def _docstring(subject: Subject) -> list[str]:
     total = count(subject.spec)
     return [
-        f'"""{subject.spec.name or subject.name} for timm: {subject.origin}.',
+        f'"""{subject.title} for timm: {subject.origin}.',
         "",
         "    import timm",
         f"    import {subject.name}_timm",

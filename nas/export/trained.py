@@ -24,7 +24,7 @@ from nas.data import load as load_data
 from nas.data.pack import pack_size
 from nas.engine import checkpoints
 from nas.errors import ExportError, RunError, UsageError, WeightsError
-from nas.export._base import Images
+from nas.export._base import Images, plain
 from nas.export._folder import MARK
 from nas.models import Network, build
 from nas.report import RunView, load_run
@@ -293,11 +293,6 @@ def identifier(name: str) -> str:
     """Return a name as Python allows it."""
     word = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower() or "network"
     return word if not word[0].isdigit() else f"network_{word}"
-
-
-def plain(text: str) -> str:
-    """Return a name that may stand in a docstring."""
-    return text.replace("\\", "/").replace('"', "'")
 
 
 def ready(network: Network) -> Network:

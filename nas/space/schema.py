@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from nas.errors import SpaceError, nearest
@@ -171,6 +171,13 @@ def _checked(key: Key, value: Any) -> Value:
     return domain.values[0]
 
 
+def _one_line(value: str) -> str:
+    """Names are printed, and written into other files."""
+    if not value.isprintable():
+        raise ValueError(f"found {value!r}; allowed: one line of text")
+    return value
+
+
 def _field(check: Callable[[Any], Any], default: Any = ...) -> Any:
     return (Annotated[Any, PlainValidator(check)], default)
 
@@ -214,8 +221,8 @@ def _models_of(blocks: tuple[tuple[str, tuple[tuple[str, Key], ...], frozenset[s
     head_keys = ends | {"block": block("head"), "dropout": dropout, "pool_first": switch}
     head = create_model("Head", __config__=_STRICT, **head_keys)
     top: dict[str, Any] = {
-        "name": (str, ""),
-        "reference": (str, ""),
+        "name": (Annotated[str, AfterValidator(_one_line)], ""),
+        "reference": (Annotated[str, AfterValidator(_one_line)], ""),
         "recipe": (str, "standard"),
         "activation": activation,
         "stem": (stem, ...),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import random
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from torch import nn
 
 from nas.blocks._layers import DropPath
 from nas.catalog import load_arch, load_space
-from nas.export import Images, Subject, timm_module
+from nas.export import Images, Subject, pytorch, timm_module
 from nas.export._layout import broken, listed, literal
 from nas.export.pytorch import source
 from nas.models import Network, build
@@ -156,3 +157,22 @@ def test_layout() -> None:
     assert broken(call, 8)[1] == f"            {'a' * 40},".replace(",", ", ") + "b" * 40 or len(broken(call, 8)) == 4
     assert literal((0.1, 1e-5)) == "(0.1, 1e-5)" and literal((0.5,)) == "(0.5,)"
     assert listed("X = (", ("a",), ")") == ['X = ("a",)']
+
+
+EVIL = 'x"""\nimport os; os.system("touch pwned")\n"""\\'
+"""A name as it might come in a file of somebody else's."""
+
+
+def test_names_in_files_of_others_are_text_and_never_code(tmp_path: Path) -> None:
+    given, evil = [replace(load_arch("efficientnet_b0"), name=name) for name in ("harmless", EVIL)]
+    first = subject(given)
+    second = replace(subject(evil, classes=("a", f"b{EVIL}", "c\n")), origin=f"run {EVIL}", weights=f"of {EVIL}")
+    for write in (timm_module.write, pytorch.write):
+        trees = []
+        for item in (first, second):
+            folder = tmp_path / f"{write.__module__}-{len(trees)}"
+            folder.mkdir()
+            write(item, folder)
+            tree = ast.parse(next(folder.glob("*.py")).read_text(encoding="utf-8"))
+            trees.append([type(node).__name__ for node in ast.walk(tree) if isinstance(node, ast.stmt | ast.Call)])
+        assert trees[0] == trees[1]

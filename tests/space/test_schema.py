@@ -209,6 +209,7 @@ def test_a_rule_may_name_the_activation_of_a_stage(here: Path) -> None:
     ("old", "new", "problem"),
     [
         ("name: base", "name: 5", "x.yaml:1: name: found 5; input should be a valid string."),
+        ("name: base", 'name: "a\\nb"', "x.yaml:1: name: found 'a\\nb'; allowed: one line of text."),
         ("name: base", "num_classes: [10, 100]", "x.yaml:1: num_classes: found [10, 100]; allowed: one value, a whole"),
         ("name: base", "num_classes: 0", "x.yaml:1: num_classes: found 0; allowed: a whole number from 1."),
         ("name: base", "baseline: 3", "x.yaml:1: baseline: found 3; input should be a valid dictionary."),
