@@ -87,6 +87,9 @@ def cli(debug: bool) -> None:
     help="Networks measured again before a winner is named; 8 for a front.",
 )
 @click.option("--trial-timeout", "trial_timeout_s", type=float, help="Seconds that a phase of a trial may take.")
+@click.option(
+    "--storage", help="Keep the study in PostgreSQL: postgresql://user@host/db; a file in the run unless given."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")
 @click.option("--warm-start", type=click.Path(path_type=Path), help="Begin with the results of this run.")
 @click.option("--enqueue", multiple=True, help="A network of the space to train first: a name or a YAML file.")
@@ -134,7 +137,7 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     from nas.search.config import option
 
     own = open_search(run).manifest["config"]
-    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data") if name in given}
+    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data", "storage") if name in given}
     differs = []
     for name, value in given.items():
         plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
@@ -142,8 +145,9 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
             differs.append(f"{option(name)}: found {_shown(plain)}, the run has {_shown(own.get(name))}")
     if differs:
         raise click.UsageError(
-            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed, and "
-            "--data where the same images have moved. Leave the others out, or start a new run without --resume."
+            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed, and --data "
+            "or --storage where the same images or database have moved. Leave the others out, or start a new run without "
+            "--resume."
         )
     return may
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import optuna
 
 from nas.errors import RunError, UsageError
-from nas.runs import open_run, open_search, owned
+from nas.owner import owned
+from nas.runs import open_run, open_search
 from nas.search.record import TrialRecord
-from nas.search.study import close_study, records, search_study, storage_url
+from nas.search.study import close_study, records, storage_url, study_of
 
 
 def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -> None:
@@ -57,10 +58,7 @@ def save_plot(folder: Path) -> optuna.Study:
         raise UsageError(
             "nas dashboard: optuna-dashboard is not installed. Run: pip install 'phinas[dashboard]'"
         ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not run.path("study.db").is_file():
-        raise RunError(f"{run.folder}: has no study yet. Start it: nas search --resume {run.folder}")
-    study = search_study(storage_url(run.folder))
+    study = study_of(run)
     found = [record for record in records(study) if record.val_accuracy is not None and record.step_time_ms]
     figure = go.Figure()
     for kind in ("trained", "pruned"):
