@@ -27,6 +27,7 @@ from nas.engine import InlineEngine, LocalEngine
 from nas.evaluate import PhaseResult, Setup
 from nas.search import session
 from nas.spec import ArchSpec
+from nas.train import loop, stuck
 from nas.train.loop import PhaseTraining, proportion_error
 
 VAL_IMAGES = 2000
@@ -118,6 +119,44 @@ def engine_for(
     return LocalEngine(StartStub(stub), devices, threads=1, checkpoints=checkpoints, say=say)
 
 
+class Faulty(torch.nn.Module):
+    """A network that misbehaves where a real one might: `nan`, `memory`, `hang`, `raise`."""
+
+    def __init__(self, network: Any, how: str) -> None:
+        super().__init__()
+        self.network, self.how = network, how
+        self.dropout = network.dropout
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Misbehave."""
+        if self.how == "memory":
+            torch.empty(2**55)
+        if self.how == "raise":
+            raise ZeroDivisionError("in the block")
+        if self.how == "hang":
+            time.sleep(3600)
+        found: torch.Tensor = self.network(images) * float("nan")
+        return found
+
+
+def start_faulty(how: str, file: Path) -> Callable[..., Any]:
+    """Return `nas.train.loop.start`, but the second network after the baseline misbehaves; the file says which one."""
+    original = loop.start
+    seen: list[str] = []
+
+    def start(spec: ArchSpec, *args: Any, **kwargs: Any) -> Any:
+        if spec.arch_hash not in seen:
+            seen.append(spec.arch_hash)
+        if len(seen) == 3 and not file.exists():
+            file.write_text(spec.arch_hash)
+        state = original(spec, *args, **kwargs)
+        if file.exists() and file.read_text() == spec.arch_hash:
+            state.network = Faulty(state.network, how)
+        return state
+
+    return start
+
+
 def signalled(function: Callable[..., Any], number: int, calls: int) -> Callable[..., Any]:
     """Return a function that sends this process a signal when it is called for the n-th time."""
     left = [calls]
@@ -136,10 +175,17 @@ def main(words: list[str], environment: dict[str, str]) -> None:
 
     Args:
         environment: `FAULT_LOG`, the file of the phases; `FAULT_SECONDS`, how long a phase takes; `FAULT_SIGNAL`, as
-            `SIGINT asking 3`: sent to this process at the third time of a moment of `STAGES`.
+            `SIGINT asking 3`: sent to this process at the third time of a moment of `STAGES`; `FAULT_NETWORK`, as `nan FILE`:
+            in place of the stub real trainings, of which one misbehaves.
     """
     os.environ.update(environment)
+    os.chdir(Path(environment["FAULT_LOG"]).parent)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a fork server ignores it
     torch.set_num_threads(1)
+    if "FAULT_NETWORK" in environment:
+        how, file = environment["FAULT_NETWORK"].split(maxsplit=1)
+        with mock.patch.object(loop, "start", start_faulty(how, Path(file))), mock.patch.object(stuck, "LEAST_S", 3.0):
+            nas.cli.main(words)
     with mock.patch.object(session, "engine_for", engine_for):
         if "FAULT_SIGNAL" not in environment:
             nas.cli.main(words)

@@ -19,10 +19,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+from PIL import Image
 
 from benchmarks import _postgres
 from benchmarks._fault_search import STAGES, forked
+from nas.data._store import cache_folder
 from nas.runs import open_run
 from nas.search import database
 from nas.search.record import TrialRecord
@@ -40,6 +43,27 @@ stages:
 head: {block: conv, kernel_size: 1, out_channels: 16, dropout: 0.1}
 """
 """Of 2,304 networks, fewer where stages of one layer are alike: small, so that the study is written in milliseconds."""
+
+RECIPE = "extends: quick\ntrain_images: 64\nval_images: 64\nepochs: 0.5\nbatch_size: 16\n"
+
+SOURCE = """
+import numpy as np
+from PIL import Image
+from nas.data import RawDataset, RawImage
+
+def image(number):
+    return Image.fromarray(np.random.default_rng(number).integers(0, 255, (16, 16, 3)).astype(np.uint8))
+
+def each():
+    for number in range(120):
+        if number == {broken}:
+            raise OSError("the network share is gone")
+        yield RawImage(str(number), lambda number=number: image(number))
+
+def images():
+    return RawDataset("shared", ("red", "green", "blue"), np.arange(120) % 3, None, each, (), ())
+"""
+"""A data source of a user's own that breaks in the middle."""
 
 
 class Impossible(Exception):
@@ -84,7 +108,7 @@ class Search:
 
     Args:
         folder: For the run and all that belongs to it. storage: URL of a database. seconds: That a phase takes.
-        place: Where the run is, if not in the folder.
+        place: Where the run is, if not in the folder. network: How one of the networks misbehaves; all are then really trained.
     """
 
     folder: Path
@@ -94,6 +118,8 @@ class Search:
     seconds: float = 0.0
     data: str = "fashion-mnist-subset"
     place: Path | None = None
+    network: str = ""
+    cache: Path | None = None
     faults: int = 0
     before: dict[int, dict[str, Any]] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
@@ -117,6 +143,8 @@ class Search:
         if not (self.run / "manifest.json").exists():
             space = self.folder / "small.yaml"
             space.write_text(SPACE)
+            recipe = self.folder / "short.yaml"
+            recipe.write_text(RECIPE)
             words = [
                 "search",
                 "--space",
@@ -128,10 +156,15 @@ class Search:
                 "--out",
                 str(self.run),
             ]
-            words += ["--budget", str(self.budget), "--top-k", "1", "--devices", self.devices, "--recipe", "quick"]
+            words += ["--budget", str(self.budget), "--top-k", "1", "--devices", self.devices, "--recipe", str(recipe)]
             words += ["--storage", self.storage] if self.storage else []
         environment = {"FAULT_LOG": str(self.folder / "phases"), "FAULT_SECONDS": str(self.seconds)}
         environment |= {name: os.environ[name] for name in ("NAS_CACHE", "NAS_LANES") if name in os.environ}
+        if self.cache is not None:
+            shutil.copytree(probe_folder(), self.cache, dirs_exist_ok=True, ignore=shutil.ignore_patterns("packs"))
+            environment["NAS_CACHE"] = str(self.cache)
+        if self.network:
+            environment["FAULT_NETWORK"] = f"{self.network} {self.folder / 'victim'}"
         if at:
             environment["FAULT_SIGNAL"] = at
         if self.storage and password:
@@ -239,6 +272,11 @@ class Search:
             raise RuntimeError(self.printed()[-3000:])
         self.faults += 1
         self.look()
+
+
+def probe_folder() -> Path:
+    """Return the folder in which searches of this machine keep what its processor is best at."""
+    return cache_folder().parent
 
 
 def killed_owner(work: Path, rng: random.Random) -> Outcome:
@@ -458,6 +496,80 @@ def damaged(name: str, mend: str, pattern: str) -> Callable[[Path, random.Random
     return fault
 
 
+def faulty_network(how: str, pattern: str, *options: str) -> Callable[[Path, random.Random], Outcome]:
+    """Return the fault of a network that misbehaves in a search of real, very short trainings.
+
+    Args:
+        pattern: Of the message. options: Of the command that continues, where the search ends.
+    """
+
+    def fault(work: Path, rng: random.Random) -> Outcome:
+        search = Search(work, budget=4, network=how)
+        code = search.end(search.start(options=("--trial-timeout", "1.5") if how == "hang" else ()))
+        if (code != 0) != bool(options):
+            raise RuntimeError(f"exit code {code}: {search.printed()[-3000:]}")
+        search.look()
+        if options and search.end(search.start(options=options)):
+            raise RuntimeError(search.printed()[-3000:])
+        return search.outcome(pattern)
+
+    return fault
+
+
+def photos(folder: Path) -> Path:
+    """Write a few images of three classes."""
+    rng = np.random.default_rng(0)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = rng.integers(0, 120, (16, 16, 3)).astype(np.uint8)
+            pixels[:, :, channel] += 100
+            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
+    return folder
+
+
+def broken_image(work: Path, rng: random.Random) -> Outcome:
+    """An image is cut off while the search is stopped; then it is put back."""
+    search = Search(work, budget=20, data=str(photos(work / "photos")))
+    search.stopped(10)
+    path = rng.choice(sorted((work / "photos").rglob("*.png")))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    if search.end(search.start()) != 1:
+        raise RuntimeError(search.printed()[-3000:])
+    path.write_bytes(whole)
+    search.look()
+    search.finish()
+    return search.outcome(rf"{path.name}: .*(Repair|remove)")
+
+
+def broken_source(work: Path, rng: random.Random) -> Outcome:
+    """A data source of the user's own raises in the middle of its images; then it is mended."""
+    search = Search(work, budget=8, data="broken_images:images")
+    source = SOURCE.format(broken=rng.randint(5, 110))
+    work.mkdir(parents=True)
+    (work / "broken_images.py").write_text(source)
+    if search.end(search.start()) != 1:
+        raise RuntimeError(search.printed()[-3000:])
+    (work / "broken_images.py").write_text(source.replace("raise OSError", "OSError"))
+    search.finish()
+    return search.outcome("the network share is gone")
+
+
+def changed_pack(work: Path, rng: random.Random) -> Outcome:
+    """A byte of the packed images changes on the disk while the search is stopped; they are packed again."""
+    search = Search(work, budget=20, data=str(photos(work / "photos")), cache=work / "cache")
+    search.stopped(10)
+    (path,) = (work / "cache").glob("packs/*/train.npy")
+    whole = path.read_bytes()
+    place = rng.randrange(len(whole) // 2, len(whole))
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    search.finish()
+    if path.read_bytes() != whole:
+        raise RuntimeError("the search went on with other pixels")
+    return search.outcome("winner")
+
+
 FAULTS: dict[str, Callable[[Path, random.Random], Outcome]] = {
     "kill -9 of the owner, four times": killed_owner,
     "kill -9 of a worker, twice": killed_worker,
@@ -471,6 +583,13 @@ FAULTS: dict[str, Callable[[Path, random.Random], Outcome]] = {
     "truncated manifest": damaged("manifest.json", "put back", r"manifest\.json: cannot be read"),
     "truncated study": damaged("study.db", "put back", r"study\.db"),
     "truncated checkpoint": damaged("checkpoints/*.pt", "delete", r"cannot be read as a checkpoint"),
+    "a network that gives NaN": faulty_network("nan", r"^\s*\d+ diverged"),
+    "a network that has no memory": faulty_network("memory", r"^\s*\d+ out_of_memory"),
+    "a network that raises": faulty_network("raise", "the program failed", "--skip-bugs"),
+    "a network that hangs in a step": faulty_network("hang", "one step has not ended", "--devices", "cpu:1"),
+    "an image that breaks": broken_image,
+    "a data source that raises": broken_source,
+    "packed images that change": changed_pack,
     "truncated trials.csv": damaged("trials.csv", "nothing", "winner"),
 }
 """The faults, by what the table calls them."""

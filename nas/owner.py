@@ -82,7 +82,9 @@ def _locked(path: Path) -> int:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise RunError(f"{path}: cannot be made ({error.strerror}). Make the folder writable.") from None
+            raise RunError(
+                f"{path}: cannot be made ({error.strerror}). Make the folder writable; then continue."
+            ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

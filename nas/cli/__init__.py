@@ -298,11 +298,14 @@ def predict(source: str, images: tuple[Path, ...], **settings: Any) -> None:
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.argument("run", required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, help="Port to listen on.")
-def dashboard(run: Path | None, host: str, port: int) -> None:
-    """Open optuna-dashboard on a RUN; the latest search unless named. Works while the run goes on."""
+def dashboard(run: str | None, host: str, port: int) -> None:
+    """Open optuna-dashboard on a RUN, or on a database (postgresql://user@host/db); the latest search unless named.
+
+    Works while the run goes on.
+    """
     from nas import runs
     from nas.search.dashboard import serve
 

@@ -131,6 +131,8 @@ def unusable(
             f"{where}: {cause.strip().replace('$STORAGE_URL', shlex.quote(url))} Keep a copy of it; {go_on}"
         )
     todo = "Free space, make the folder writable, or wait until another program has let go of it"
+    if "malformed" in cause or "not a database" in cause:
+        todo = "The file is damaged: put it back from a copy (trials.csv has what it held)"
     return RunError(
         f"{where}: cannot be {what} ({cause}). {todo if storage is None else database.remedy(cause)}; {go_on}"
     )

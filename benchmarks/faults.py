@@ -1,0 +1,81 @@
+"""What each fault costs a search: done for real, N times, to searches of stub-trained networks on the command line.
+
+Written for each fault: how often it was tried, records and finished phases that were lost, networks that were counted twice,
+whether the budget was exact, phases that were run twice (at most those in flight), and what the search said. A fault that cannot
+be made on this machine is listed with the reason. See docs/faults.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._common import conditions, folder, settings, store
+from benchmarks._faults import FAULTS, Impossible
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=2, help="Times that each fault is tried.")
+    parser.add_argument("--only", default="", help="Faults whose names hold this.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the instants.")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="Folder of the results.")
+    options = parser.parse_args()
+    device = torch.device("cpu")
+    found = []
+    for name in (name for name in FAULTS if options.only in name):
+        found.append(tried(name, options.times, options.seed))
+        print(line(found[-1]), flush=True)
+        path = folder(device, options.out) / "faults.json"
+        store(path, {**conditions(device), "settings": settings(options), "faults": found})
+    print(path)
+
+
+def tried(name: str, times: int, seed: int) -> dict[str, Any]:
+    """Do a fault so many times, and return its row of the table."""
+    outcomes, seconds = [], []
+    for number in range(times):
+        work = Path(tempfile.mkdtemp(prefix="nas-fault-"))
+        began = time.monotonic()
+        try:
+            outcomes.append(FAULTS[name](work / "work", random.Random(f"{seed} {number} {name}")))
+        except Impossible as reason:
+            return {"fault": name, "tried": 0, "reason": str(reason)}
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        seconds.append(round(time.monotonic() - began, 1))
+    return {
+        "fault": name,
+        "tried": times,
+        "lost": sum(item.lost for item in outcomes),
+        "counted_twice": sum(item.twice for item in outcomes),
+        "budget_exact": all(item.spent == item.budget for item in outcomes),
+        "phases_run_twice": sum(item.repeated for item in outcomes),
+        "phases_in_flight": sum(item.allowed for item in outcomes),
+        "right": sum(item.right for item in outcomes),
+        "message": outcomes[0].message,
+        "seconds": seconds,
+        "runs": [asdict(item) for item in outcomes],
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row of the table as a line of text."""
+    if not row["tried"]:
+        return f"{row['fault']:40} not tried: {row['reason']}"
+    return (
+        f"{row['fault']:40} tried {row['tried']}  lost {row['lost']}  twice {row['counted_twice']}  right {row['right']}  "
+        f"{row['message'][:90]}"
+    )
+
+
+if __name__ == "__main__":
+    main()

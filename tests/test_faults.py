@@ -1,0 +1,31 @@
+"""Each fault of `benchmarks.faults`, really done to a search: nothing lost, nothing counted twice, a message with a remedy."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from benchmarks._faults import FAULTS, Impossible
+
+SEED = 20261122
+
+SIGNALS = [name for name in FAULTS if name.startswith(("Ctrl-C", "SIGTERM"))]
+
+HERE = [name for name in FAULTS if name not in SIGNALS] + [
+    name for place, name in enumerate(SIGNALS) if place % 4 in (0, 3)
+]
+"""At each stage of a search one of the two signals, in turns; the benchmark sends both."""
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HERE)
+def test_a_fault_loses_nothing_counts_nothing_twice_and_says_what_to_do(tmp_path: Path, name: str) -> None:
+    print(f"seed {SEED}")
+    try:
+        outcome = FAULTS[name](tmp_path / "work", random.Random(f"{SEED} {name}"))
+    except Impossible as reason:
+        pytest.skip(str(reason))
+    assert outcome.right, outcome
