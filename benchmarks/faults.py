@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 
-from benchmarks._common import conditions, folder, settings, store
+from benchmarks._common import conditions, folder, settings, store, stored
 from benchmarks._faults import FAULTS, Impossible
+
+BEGIN, END = "<!-- faults:begin -->", "<!-- faults:end -->"
 
 
 def main() -> None:
@@ -28,7 +30,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="Faults whose names hold this.")
     parser.add_argument("--seed", type=int, default=0, help="Of the instants.")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"), help="Folder of the results.")
+    parser.add_argument(
+        "--page", type=Path, help="Write the table of the result that is there into docs/faults.md, and end."
+    )
     options = parser.parse_args()
+    if options.page is not None:
+        page = Path("docs/faults.md")
+        page.write_text(written(page.read_text(encoding="utf-8"), stored(options.page)), encoding="utf-8")
+        return
     device = torch.device("cpu")
     found = []
     for name in (name for name in FAULTS if options.only in name):
@@ -37,6 +46,12 @@ def main() -> None:
         path = folder(device, options.out) / "faults.json"
         store(path, {**conditions(device), "settings": settings(options), "faults": found})
     print(path)
+
+
+def written(page: str, content: dict[str, Any]) -> str:
+    """Return docs/faults.md with the table of a result file between its marks."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{table(content)}\n{END}{rest.split(END)[1]}"
 
 
 def tried(name: str, times: int, seed: int) -> dict[str, Any]:
@@ -65,6 +80,24 @@ def tried(name: str, times: int, seed: int) -> dict[str, Any]:
         "seconds": seconds,
         "runs": [asdict(item) for item in outcomes],
     }
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return the table of docs/faults.md."""
+    lines = [
+        "| fault | tried | lost | twice | budget | phases run twice | what was said |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["faults"]:
+        if not row["tried"]:
+            lines.append(f"| {row['fault']} | not tried: {row['reason']} | | | | | |")
+            continue
+        said = " ".join(row["message"].replace("|", "\\|").split())
+        cells = [row["tried"], row["lost"], row["counted_twice"], "exact" if row["budget_exact"] else "not exact"]
+        cells += [row["phases_run_twice"], f"`{said}`" if said else ""]
+        lines.append(f"| {row['fault']} | {' | '.join(map(str, cells))} |")
+    head = content["date"][:10], ", ".join(f"{name} {number}" for name, number in content["versions"].items())
+    return "\n".join([*lines, "", f"`{content['command']}`, {head[0]}; {content['device']['name']}; {head[1]}."])
 
 
 def line(row: dict[str, Any]) -> str:

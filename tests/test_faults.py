@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 import pytest
 
 from benchmarks._faults import FAULTS, Impossible
+from benchmarks.faults import written
 
 SEED = 20261122
 
@@ -17,6 +19,19 @@ HERE = [name for name in FAULTS if name not in SIGNALS] + [
     name for place, name in enumerate(SIGNALS) if place % 4 in (0, 3)
 ]
 """At each stage of a search one of the two signals, in turns; the benchmark sends both."""
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "faults.md"
+
+
+def test_the_page_says_what_the_published_figures_say() -> None:
+    (file,) = (PAGE.parents[1] / "results" / "published" / "benchmarks").glob("*/faults.json")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    page = PAGE.read_text(encoding="utf-8")
+    assert written(page, content) == page
+    assert [row["fault"] for row in content["faults"]] == list(FAULTS)
+    tried = [row for row in content["faults"] if row["tried"]]
+    assert len(tried) > 30 and all(row["right"] == row["tried"] for row in tried)
 
 
 @pytest.mark.chaos

@@ -72,7 +72,8 @@ class SearchConfig:
         patience: Suggestions in a row without a new network after which the search ends.
         warm_start: Folder of another run on the same data, recipe and device, whose results this one begins with.
         enqueue: Networks of the space to train first: shipped names or YAML files.
-        trial_timeout_s: Seconds that one phase of a trial may take; None is no limit.
+        trial_timeout_s: Seconds that one phase of a trial may take; None is no limit. With it, a step that hangs for twice as
+            long ends its process.
         storage: URL of a PostgreSQL database for the study (`postgresql://user@host/db`), so that a team watches one database.
             None is an SQLite file in the run's folder. Passwords are not written down: give them in PGPASSWORD or ~/.pgpass.
         out: Run folder; None makes `results/<time>-search-<space>-<device>`.
