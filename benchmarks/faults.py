@@ -2,7 +2,8 @@
 
 Written for each fault: how often it was tried, records and finished phases that were lost, networks that were counted twice,
 whether the budget was exact, phases that were run twice (at most those in flight), and what the search said. A fault that cannot
-be made on this machine is listed with the reason. See docs/faults.md.
+be made on this machine is listed with the reason. `--only` does some of them anew, and keeps the rows of the others that the file
+has. See docs/faults.md.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ def main() -> None:
         page.write_text(written(page.read_text(encoding="utf-8"), stored(options.page)), encoding="utf-8")
         return
     device = torch.device("cpu")
-    found = []
+    path = folder(device, options.out) / "faults.json"
+    found = {row["fault"]: row for row in stored(path).get("faults", ()) if options.only not in row["fault"]}
     for name in (name for name in FAULTS if options.only in name):
-        found.append(tried(name, options.times, options.seed))
-        print(line(found[-1]), flush=True)
-        path = folder(device, options.out) / "faults.json"
-        store(path, {**conditions(device), "settings": settings(options), "faults": found})
+        found[name] = tried(name, options.times, options.seed)
+        print(line(found[name]), flush=True)
+        rows = [found[name] for name in FAULTS if name in found]
+        store(path, {**conditions(device), "settings": settings(options), "faults": rows})
     print(path)
 
 
