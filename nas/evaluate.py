@@ -34,6 +34,7 @@ from nas.train.graphs import Graphs, Mode, Work
 from nas.train.loop import PhaseTraining, TrainState
 from nas.train.recipes import Recipe
 from nas.train.schedule import Phase, phases
+from nas.train.stuck import watched
 
 Outcome = Literal["ok", "infeasible", "out_of_memory", "diverged", "timeout", "worker_died"]
 
@@ -89,7 +90,7 @@ class Evaluator:
         data: Images. recipe: How to train. device: Where.
         limits: Limits on costs. baseline: The network that step times are compared with.
         w: Exponent of the step time in the score; decides how exactly the time must be known.
-        timeout_s: Seconds that a phase may take.
+        timeout_s: Seconds that a phase may take; checked after each step. A step that hangs ends the process (`train.stuck`).
         latency_batch_size: Images of the inference that a limit on `latency_ms` bounds.
         steps: How training steps are done, in training and in timing: `graph` on CUDA devices only.
         waiting: Called when somebody else has the device's lane, before waiting for it.
@@ -201,12 +202,14 @@ class Evaluator:
         self, spec: ArchSpec, phase: Phase, state: TrainState | dict[str, Any] | None, seed: int
     ) -> tuple[PhaseTraining, TrainState, tuple[Span, ...]]:
         """Train in the shared lane, stepping aside for timings that wait: they are short, a phase may not be."""
-        with self.at_work() as held:
+        what = f"{spec.arch_hash}, training at {phase.resolution} pixels"
+        with self.at_work() as held, watched(self.timeout_s, what) as pulse:
             spans: list[Span] = []
             taken = time.monotonic()
 
             def between() -> None:
                 nonlocal taken
+                pulse.beat(resting=True)
                 if held.wanted():
                     self._synchronize()  # what is queued would run into the timing
                     spans.append((taken, time.monotonic()))
@@ -215,6 +218,7 @@ class Evaluator:
                 worked = time.monotonic() - taken + sum(last - first for first, last in spans)
                 if self.timeout_s is not None and worked > self.timeout_s:
                     raise loop.Timeout(f"the phase ran past its limit of {self.timeout_s:g} s")
+                pulse.beat()
 
             if isinstance(state, dict):
                 state = loop.restore(spec, self.recipe, self.device, seed, state)
@@ -262,7 +266,7 @@ class Evaluator:
 
         Latency too, on a network of its own, where a limit asks for it.
         """
-        with lane(self._lane, alone=True, waiting=self._waiting):
+        with lane(self._lane, alone=True, waiting=self._waiting), watched(self.timeout_s, f"{spec.arch_hash}, timing"):
             taken = time.monotonic()
             resident = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
             state = loop.start(spec, self.recipe, self.device, seed=0)

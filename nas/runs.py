@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -10,13 +9,14 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from nas.errors import RunError, UsageError
+from nas.owner import BEFORE, TEMPORARY
 
 T = TypeVar("T")
 
@@ -61,12 +61,6 @@ TRAIN_KEYS: Mapping[str, type | tuple[type, ...]] = {
 }
 """What the manifest of a training must hold for its network to be used, by key."""
 
-TEMPORARY = ".tmp"
-"""Ending of files that are being written. A killed process leaves them behind; the next owner of the run deletes them."""
-
-_BEFORE = (".lock", "space.yaml", "arch.yaml", "base.yaml")
-"""Files of a run that are there before its manifest, with which it begins."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -101,7 +95,7 @@ def new_folder(root: Path | None, kind: str, label: str, out: Path | None = None
         raise RunError(f"{folder}: holds a run already. Continue it with --resume {folder}, or name another folder.")
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if ".lock" in there:  # of a run that was killed before it began
-        there = {name for name in there if name not in _BEFORE and not name.endswith(TEMPORARY)}
+        there = {name for name in there if name not in BEFORE and not name.endswith(TEMPORARY)}
     if there:
         raise RunError(
             f"{folder}: is not empty (it holds {min(there)}) and no run; a run has a folder of its own. Name a new folder "
@@ -145,56 +139,6 @@ def update(run: Run, changes: Mapping[str, Any]) -> Run:
     return Run(run.folder, content)
 
 
-@contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Own a run folder while the body runs: two processes on one run would train the same trials and lose records.
-
-    The lock goes with the process, however it ends.
-
-    Raises:
-        RunError: another process owns the run; it is named.
-    """
-    path = folder / ".lock"
-    handle = _locked(path)
-    try:
-        with suppress(OSError):  # a full disk: the lock holds all the same, and who holds it is for people to read
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        for left in folder.rglob(f".*{TEMPORARY}"):
-            inside = [place for place in left.parents if place.is_relative_to(folder) and place != folder]
-            if not any((place / ".lock").exists() for place in inside):  # a scaling in this run has an owner of its own
-                left.unlink(missing_ok=True)
-        yield
-    finally:
-        if not (folder / "manifest.json").exists():  # it failed before it began: leave nothing behind
-            for name in _BEFORE:
-                (folder / name).unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()
-        os.close(handle)
-
-
-def _locked(path: Path) -> int:
-    """Return the lock of a run folder, held."""
-    while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise RunError(f"{path}: cannot be made ({error.strerror}). Make the folder writable.") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-            os.close(handle)
-            raise RunError(
-                f"{path.parent}: {owner} is working on this run. Wait until it has ended, or stop it; then continue."
-            ) from None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                return handle
-        os.close(handle)  # its last owner has deleted it in the meantime
-
-
 def open_run(folder: str | os.PathLike[str]) -> Run:
     """Open an existing run folder.
 
@@ -208,9 +152,11 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         raise RunError(f"{path}: {what}. Runs lie under results/ unless --out named another place.")
     content = read_json(manifest, dict, "Put it back from a copy: without it the run cannot be read or continued.")
     if content.get("manifest_version") != MANIFEST_VERSION:
+        made_by = _at(content, "versions.phinas")
         raise RunError(
             f"{manifest}: written by another version (manifest_version {content.get('manifest_version')}; "
-            f"this program reads {MANIFEST_VERSION}). Use the version that made the run."
+            f"this program reads {MANIFEST_VERSION}). Use the version that made the run"
+            f"{f': pip install phinas=={made_by}' if made_by else ''}."
         )
     return Run(path, content)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nas import runs
+from nas import owner, runs
 from nas.errors import RunError
 
 FACTS: dict[str, Any] = {
@@ -122,11 +122,11 @@ def test_who_is_refused_leaves_the_owners_lock_and_folder_alone(tmp_path: Path) 
     """Also before the run has a manifest, while its owner reads the data."""
     folder = tmp_path / "run"
     folder.mkdir()
-    with runs.owned(folder):
-        with pytest.raises(RunError, match=rf"process {os.getpid()} on .* is working on this run"), runs.owned(folder):
+    with owner.owned(folder):
+        with pytest.raises(RunError, match=rf"process {os.getpid()} on .* is working on this run"), owner.owned(folder):
             pass
         assert (folder / ".lock").exists()
-        with pytest.raises(RunError, match="is working on this run"), runs.owned(folder):
+        with pytest.raises(RunError, match="is working on this run"), owner.owned(folder):
             pass
     assert not folder.exists(), "its owner did not begin"
 
@@ -137,7 +137,7 @@ def test_a_new_owner_deletes_what_a_killed_one_left_half_written(tmp_path: Path)
     left = [tmp_path / ".trials.csv-x1.tmp", tmp_path / "checkpoints" / ".a.pt-x2.tmp"]
     for path in left:
         path.write_text("half")
-    with runs.owned(tmp_path):
+    with owner.owned(tmp_path):
         assert not any(path.exists() for path in left)
 
 
@@ -221,24 +221,24 @@ def test_a_folder_without_git_has_no_revision(tmp_path: Path, monkeypatch: pytes
 def test_a_run_has_one_owner_at_a_time(tmp_path: Path) -> None:
     run = made_run(None, "search", "a", FACTS, out=tmp_path / "run")
     code = (
-        "import pathlib, sys; from nas import runs\n"
-        f"with runs.owned(pathlib.Path({str(run.folder)!r})):\n    print('mine', flush=True); sys.stdin.read()"
+        "import pathlib, sys; from nas import owner\n"
+        f"with owner.owned(pathlib.Path({str(run.folder)!r})):\n    print('mine', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"mine\n"
         with (
             pytest.raises(RunError, match=rf"process {other.pid} on .* is working on this run"),
-            runs.owned(run.folder),
+            owner.owned(run.folder),
         ):
             pass
         other.kill()  # as hard as it comes: the lock goes with the process
-    with runs.owned(run.folder):
+    with owner.owned(run.folder):
         pass
 
 
 def test_a_run_that_never_began_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = runs.new_folder(tmp_path, "search", "a")
-    with pytest.raises(ValueError), runs.owned(folder):
+    with pytest.raises(ValueError), owner.owned(folder):
         raise ValueError
     assert names(tmp_path) == []
 

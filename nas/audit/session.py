@@ -22,6 +22,7 @@ from nas.devices import describe_device, pick_devices
 from nas.engine import Job, PhaseBug, checkpoints, engine_for
 from nas.errors import RunError, UsageError
 from nas.objective import Reward
+from nas.owner import owned
 from nas.report import RunView, load_run, write_report
 from nas.report.audited import against_said, fidelity_said, tuning_said
 from nas.runs import Run
@@ -87,7 +88,7 @@ def audit(config: AuditConfig | None = None, *, watcher: Watcher | None = None, 
     config = config or from_settings(settings, "audit")
     folder = Path(config.run) if config.run is not None else runs.latest()
     view = load_run(folder)
-    with runs.owned(folder):
+    with owned(folder):
         home = folder / FOLDER
         checkpoints.make(home)
         findings = dict(view.audit)

@@ -87,6 +87,9 @@ def cli(debug: bool) -> None:
     help="Networks measured again before a winner is named; 8 for a front.",
 )
 @click.option("--trial-timeout", "trial_timeout_s", type=float, help="Seconds that a phase of a trial may take.")
+@click.option(
+    "--storage", help="Keep the study in PostgreSQL: postgresql://user@host/db; a file in the run unless given."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; made under results/ unless given.")
 @click.option("--warm-start", type=click.Path(path_type=Path), help="Begin with the results of this run.")
 @click.option("--enqueue", multiple=True, help="A network of the space to train first: a name or a YAML file.")
@@ -134,7 +137,7 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     from nas.search.config import option
 
     own = open_search(run).manifest["config"]
-    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data") if name in given}
+    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data", "storage") if name in given}
     differs = []
     for name, value in given.items():
         plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
@@ -142,8 +145,9 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
             differs.append(f"{option(name)}: found {_shown(plain)}, the run has {_shown(own.get(name))}")
     if differs:
         raise click.UsageError(
-            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed, and "
-            "--data where the same images have moved. Leave the others out, or start a new run without --resume."
+            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed, and --data "
+            "or --storage where the same images or database have moved. Leave the others out, or start a new run without "
+            "--resume."
         )
     return may
 
@@ -300,11 +304,14 @@ def predict(source: str, images: tuple[Path, ...], **settings: Any) -> None:
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.argument("run", required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, help="Port to listen on.")
-def dashboard(run: Path | None, host: str, port: int) -> None:
-    """Open optuna-dashboard on a RUN; the latest search unless named. Works while the run goes on."""
+def dashboard(run: str | None, host: str, port: int) -> None:
+    """Open optuna-dashboard on a RUN, or on a database (postgresql://user@host/db); the latest search unless named.
+
+    Works while the run goes on.
+    """
     from nas import runs
     from nas.search.dashboard import serve
 

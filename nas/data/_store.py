@@ -6,6 +6,7 @@ A pack is a folder `packs/<key>/` with `train.npy`, `val.npy` and `pack.json` un
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -64,7 +65,11 @@ def cache_folder() -> Path:
 
 
 def open_pack(folder: Path) -> Pack | None:
-    """Read a pack and mark it as used, or return None where it is absent or damaged (it is then made again)."""
+    """Read a pack and mark it as used, or return None where it is absent or damaged (it is then made again).
+
+    All of it is read and held against its hashes, about a second for each GB: a search on pixels that a disk has changed would
+    tell the fingerprint of others.
+    """
     try:
         stored = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
         facts = Facts(
@@ -79,9 +84,22 @@ def open_pack(folder: Path) -> Pack | None:
         with suppress(OSError):  # a cache that is shared read-only
             os.utime(folder / "pack.json")
         # Read-only: the kernel refuses to map a file larger than memory for writing, even copy on write.
-        return facts, np.load(folder / "train.npy", mmap_mode="r"), np.load(folder / "val.npy", mmap_mode="r")
+        train, val = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "val"))
+        if (_hash(folder / "train.npy", train), _hash(folder / "val.npy", val)) != (
+            facts.train_sha256,
+            facts.val_sha256,
+        ):
+            return None
+        return facts, train, val
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
+
+
+def _hash(path: Path, pixels: Pixels) -> str:
+    """Return the hash of the pixels in a file, read plainly: pages of a map would count as this process's memory."""
+    with open(path, "rb") as file:
+        file.seek(path.stat().st_size - pixels.nbytes)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_pack(folder: Path, name: str, in_val: Mask, layout: Layout, decode: Decode) -> Pack:

@@ -12,7 +12,7 @@ from glob import escape
 from pathlib import Path
 
 from nas.errors import ExportError
-from nas.runs import TEMPORARY
+from nas.owner import TEMPORARY
 
 MARK = "export.json"
 """The file by which an earlier export is known; only such a folder may be replaced."""

@@ -13,6 +13,7 @@ from nas import catalog, runs
 from nas.data import BUILTIN, is_found, located
 from nas.devices import pick_devices
 from nas.errors import RunError, UsageError
+from nas.owner import owned
 from nas.scale.config import ScaleConfig, from_settings
 from nas.scale.result import ScaleResult, Watcher
 from nas.scale.work import Scaling
@@ -111,5 +112,5 @@ def _begun(config: ScaleConfig, source: str, watcher: Watcher) -> ScaleResult:
         folder = search.folder / "scale"
     if folder is None or not (folder / "manifest.json").is_file():
         folder = runs.new_folder(None, "scale", f"{named.name}-{devices[0].type}", folder)
-    with runs.owned(folder):
+    with owned(folder):
         return Scaling(config, named, recipe, search, folder, devices, watcher).run()

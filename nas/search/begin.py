@@ -12,10 +12,10 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from nas import catalog, runs
-from nas.errors import RunError, SpaceError
+from nas.errors import NasError, RunError, SpaceError
 from nas.objective import Reward, score_of, slacks
 from nas.search.record import TrialRecord
-from nas.search.study import distributions, records, search_study, values, without_log
+from nas.search.study import distributions, records, search_study, study_of, values, without_log
 from nas.space import Limit, SearchSpace, choices, decode, encode, stored_choose
 from nas.space.units import COST_UNITS
 from nas.spec import ArchSpec, Value
@@ -43,13 +43,16 @@ def read(folder: Path, facts: Mapping[str, Any]) -> Source:
     other = runs.open_search(folder)
     runs.check_same(other, facts, runs.SAME_RESULTS, "used for a warm start")
     database = other.path("study.db")
-    if not database.is_file():
+    elsewhere = other.manifest["config"].get("storage") is not None
+    if not elsewhere and not database.is_file():
         raise RunError(
             f"{database}: is not there, and results are taken from it. Give the folder of a run as it was searched."
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        found = _records(database)
+        found = records(study_of(other)) if elsewhere else _records(database)
+    except NasError:
+        raise
     except Exception as error:  # SQLAlchemy raises many kinds; each means that the file is no usable database
         raise RunError(
             f"{database}: cannot be read as a study ({str(error).splitlines()[0]}). If that run was killed, continue it "
@@ -166,19 +169,6 @@ def _trial(
         user_attrs=replace(record, reward=scores[-1]).attributes() | {"feasible": "yes"},
         intermediate_values={} if costs else dict(enumerate(scores, 1)),
     )
-
-
-def check_study(run: runs.Run) -> None:
-    """Refuse to continue without the records that were made: all would be trained again.
-
-    Raises:
-        RunError: they are not there.
-    """
-    if run.path("trials.csv").exists() and not run.path("study.db").exists():
-        raise RunError(
-            f"{run.path('study.db')}: is not there, but trials.csv is: the records of the run cannot be continued without it "
-            "(published runs have none). Put it back, or start a new run."
-        )
 
 
 def check_enqueue(space: SearchSpace, names: Sequence[str]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nas.data import BUILTIN
 from nas.errors import UsageError
 from nas.registry import settings_of
+from nas.search.database import checked, redacted
 from nas.space import Limit, parse_quantity
 
 LIMIT_FIELDS = {
@@ -71,7 +72,10 @@ class SearchConfig:
         patience: Suggestions in a row without a new network after which the search ends.
         warm_start: Folder of another run on the same data, recipe and device, whose results this one begins with.
         enqueue: Networks of the space to train first: shipped names or YAML files.
-        trial_timeout_s: Seconds that one phase of a trial may take; None is no limit.
+        trial_timeout_s: Seconds that one phase of a trial may take; None is no limit. With it, a step that hangs for twice as
+            long ends its process.
+        storage: URL of a PostgreSQL database for the study (`postgresql://user@host/db`), so that a team watches one database.
+            None is an SQLite file in the run's folder. Passwords are not written down: give them in PGPASSWORD or ~/.pgpass.
         out: Run folder; None makes `results/<time>-search-<space>-<device>`.
     """
 
@@ -101,6 +105,7 @@ class SearchConfig:
     warm_start: Path | None = None
     enqueue: tuple[str, ...] = ()
     trial_timeout_s: float | None = None
+    storage: str | None = field(default=None, repr=False)
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -131,6 +136,8 @@ class SearchConfig:
         for name in LIMIT_FIELDS:
             if not isinstance(getattr(self, name), str | None):
                 raise _wrong_kind(name, getattr(self, name), "text with a unit, such as '5M' or '12ms'")
+        if self.storage is not None:
+            object.__setattr__(self, "storage", checked(_text("storage", self.storage)))
         for name, least in (*((name, 1) for name in positive), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{option(name)}: found {getattr(self, name)}; allowed: {least} or more.")
@@ -195,11 +202,12 @@ class SearchConfig:
         return (*found, *(Limit(cost) for cost in asked))
 
     def document(self) -> dict[str, Any]:
-        """Return the settings as plain data, for the manifest."""
-        return {
+        """Return the settings as plain data, for the manifest; the storage is without its password."""
+        plain = {
             name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
         }
+        return plain | {"storage": None if self.storage is None else redacted(self.storage)}
 
 
 def _text(name: str, value: object) -> str:

@@ -7,19 +7,36 @@ from contextlib import suppress
 from pathlib import Path
 
 import optuna
+from optuna.storages import BaseStorage
 
 from nas.errors import RunError, UsageError
-from nas.runs import open_run, open_search, owned
+from nas.owner import owned
+from nas.runs import open_run, open_search
+from nas.search import database
 from nas.search.record import TrialRecord
-from nas.search.study import close_study, records, search_study, storage_url
+from nas.search.study import close_study, records, storage_url, study_of, unusable
+
+NOT_INSTALLED = "nas dashboard: optuna-dashboard is not installed. Run: pip install 'phinas[dashboard]'"
 
 
-def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -> None:
-    """Serve the dashboard of a run until it is interrupted.
+def serve(source: str | Path, *, host: str, port: int, say: Callable[[str], object]) -> None:
+    """Serve the dashboard of a run, or of all studies of a PostgreSQL database, until it is interrupted.
+
+    Args:
+        source: The run's folder, or the URL of the database.
 
     Raises:
         RunError: no run there, or the port is taken. UsageError: a training, or optuna-dashboard is not installed.
     """
+    if "://" in str(source):
+        shown = database.redacted(str(source))
+        try:
+            kept = database.readable(database.checked(str(source)))
+        except Exception as error:  # SQLAlchemy raises many kinds
+            raise unusable(error, Path(), str(source), "read", "then give the same command again.") from error
+        _serve(kept, shown, host, port, say)
+        return
+    folder = Path(source)
     run = open_run(folder)
     if run.manifest.get("kind") == "scale":  # its study lies with that of its search, where there is one
         folder = (folder / run.manifest["study"]).resolve()
@@ -30,17 +47,24 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -
         study = optuna.load_study(study_name=None, storage=optuna.storages.get_storage(storage_url(folder)))
     else:
         study = save_plot(open_search(folder).folder)
-    from optuna_dashboard import run_server
-
-    say(f"dashboard of {folder} ({study.study_name}): http://{host}:{port}  (Ctrl-C ends it)")
     try:
-        run_server(study._storage, host=host, port=port)
-    except OSError as error:
-        raise RunError(f"{host}:{port}: cannot listen there ({error.strerror}). Try another --port.") from None
+        _serve(study._storage, f"{folder} ({study.study_name})", host, port, say)
     finally:
         # A run that ended meanwhile could not make its study one plain file; one that goes on does so when it ends.
         with suppress(RunError), owned(folder):
             close_study(study, folder, say)
+
+
+def _serve(storage: BaseStorage, shown: str, host: str, port: int, say: Callable[[str], object]) -> None:
+    try:
+        from optuna_dashboard import run_server
+    except ImportError:
+        raise UsageError(NOT_INSTALLED) from None
+    say(f"dashboard of {shown}: http://{host}:{port}  (Ctrl-C ends it)")
+    try:
+        run_server(storage, host=host, port=port)
+    except OSError as error:
+        raise RunError(f"{host}:{port}: cannot listen there ({error.strerror}). Try another --port.") from None
 
 
 def save_plot(folder: Path) -> optuna.Study:
@@ -54,13 +78,8 @@ def save_plot(folder: Path) -> optuna.Study:
         import plotly.graph_objects as go
         from optuna_dashboard import save_plotly_graph_object
     except ImportError:
-        raise UsageError(
-            "nas dashboard: optuna-dashboard is not installed. Run: pip install 'phinas[dashboard]'"
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not run.path("study.db").is_file():
-        raise RunError(f"{run.folder}: has no study yet. Start it: nas search --resume {run.folder}")
-    study = search_study(storage_url(run.folder))
+        raise UsageError(NOT_INSTALLED) from None
+    study = study_of(run)
     found = [record for record in records(study) if record.val_accuracy is not None and record.step_time_ms]
     figure = go.Figure()
     for kind in ("trained", "pruned"):

@@ -16,6 +16,7 @@ from nas.data import Dataset
 from nas.evaluate import Setup
 from nas.objective import Reward
 from nas.search.config import SearchConfig
+from nas.search.database import new_name, redacted
 from nas.space import SearchSpace
 from nas.train.recipes import Recipe
 
@@ -33,6 +34,7 @@ def manifest(
     return {
         "space": space.name,
         "space_hash": space.space_hash,
+        "study": f"search-{space.name}" if config.storage is None else new_name(space.name),
         "baseline": {
             "name": setup.baseline.name,
             "num_params": reward.ref_params,
@@ -85,5 +87,5 @@ def software() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "optuna", "numpy", "pandas")},
         },
-        "command": " ".join(Path(item).name if index == 0 else item for index, item in enumerate(sys.argv)),
+        "command": redacted(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }

@@ -27,7 +27,7 @@ from nas.search import stopping
 from nas.search.foreseen import Foresight
 from nas.search.record import FAILED, TrialRecord, promising
 from nas.search.samplers.drawn import STUCK, SUGGESTED_BY, ask
-from nas.search.study import DATABASE, distributions, running, settle, values
+from nas.search.study import DATABASE, distributions, in_file, running, settle, values
 from nas.space import Limit, SearchSpace, choices, decode, forbidden, stored_choose
 from nas.spec import ArchSpec, summary
 
@@ -100,6 +100,13 @@ def run_loop(
     foresight = Foresight(terms.space, terms.num_classes, terms.in_channels, terms.limits)
     idle = 0
 
+    filed = in_file(study)
+
+    def settled() -> None:
+        """Wait until what the study was told is on the disk; a database server waits by itself, at each transaction."""
+        if filed:
+            settle(run.path(DATABASE))
+
     def flight_of(trial: Trial) -> _Flight:
         spec = decode(
             terms.space,
@@ -142,7 +149,7 @@ def run_loop(
             if flight.record.kind:
                 return end(flight, flight.record)
             flights[flight.key] = flight
-            settle(run.path(DATABASE))  # a checkpoint is worth nothing without its trial
+            settled()  # a checkpoint is worth nothing without its trial
             for result in results[:-1]:
                 take(flight, result)
             proceed(flight, results[-1] if results else None)
@@ -186,7 +193,7 @@ def run_loop(
         if record.duplicate_of is None:
             memory[record.arch_hash] = record
         if flights.pop(flight.key, None) is not None:
-            settle(run.path(DATABASE))  # the trial's record is safe before its checkpoint goes
+            settled()  # the trial's record is safe before its checkpoint goes
             engine.drop(flight.key)
             sweep()
         on_trial(record)

@@ -23,6 +23,7 @@ from nas.engine import WORKER, Engine, PhaseBug, checkpoints, engine_for
 from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits
 from nas.objective import Reward, few_images, guessing, tightest, warnings
+from nas.owner import owned
 from nas.report import write_report
 from nas.report.front import named
 from nas.runs import Run
@@ -36,7 +37,7 @@ from nas.search.machine import on_this_cpu, too_many
 from nas.search.permitted import known_of
 from nas.search.record import LiveTable, TrialRecord, table
 from nas.search.samplers import PRUNERS, maker
-from nas.search.study import close_study, describe, open_study, records, values
+from nas.search.study import check_study, close_study, describe, open_study, records, unusable, values
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
 from nas.train.preflight import check_asked, step_mode
@@ -125,6 +126,7 @@ def resume(
     budget: int | None = None,
     devices: str | None = None,
     data: str | os.PathLike[str] | None = None,
+    storage: str | None = None,
     skip_bugs: bool = False,
     watcher: Watcher | None = None,
 ) -> SearchResult:
@@ -132,7 +134,7 @@ def resume(
 
     Args:
         budget: A higher one. devices: Others of the same kind, or another number of them.
-        data: Where the same images are now, if they have moved.
+        data: Where the same images are now, if they have moved. storage: The same of its database, or with the password.
         skip_bugs: List the networks that the program failed on as failed, in place of trying them again.
 
     Raises:
@@ -145,6 +147,7 @@ def resume(
         budget=budget or config.budget,
         devices=devices or config.devices,
         data=config.data if data is None else located(os.fspath(data)),
+        storage=storage or config.storage,
     )
     if data is None and not is_found(config.data):
         raise RunError(
@@ -203,19 +206,16 @@ def _run(
 ) -> SearchResult:
     devices = pick_devices(config.devices)
     folder = run.folder if run else runs.new_folder(None, "search", f"{space.name}-{devices[0].type}", config.out)
-    with runs.owned(folder):
+    with owned(folder):
         try:
+            check_study(run, config.storage)
             return _owned(config, space, recipe, run, folder, devices, watcher, skipped)
         except DeviceError as error:
             if not (folder / "manifest.json").exists():
                 raise
             raise DeviceError(f"{error} Continue with: nas search --resume {shlex.quote(str(folder))}") from error
         except optuna.exceptions.StorageInternalError as error:
-            cause = str(error.__cause__ or error).splitlines()[0]
-            raise RunError(
-                f"{folder / 'study.db'}: cannot be written ({cause}). Free space, make the folder writable, or wait until "
-                f"another program has let go of it; then continue with: nas search --resume {folder}"
-            ) from error
+            raise unusable(error, folder, config.storage) from error
 
 
 def _owned(
@@ -245,21 +245,20 @@ def _owned(
         run = runs.create(folder, "search", facts)  # a run has begun when it has a manifest
     else:
         runs.check_same(run, facts)
-        run = runs.update(
-            run, {"config": facts["config"]}
-        )  # the budget, the devices or the place of the images may be others
-        begin.check_study(run)
+        # The budget, the devices, the place of the images or of the database may be others.
+        run = runs.update(run, {"config": facts["config"]})
     watcher.opened(run)
     costs = config.cost_names()
     classes = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     study = open_study(
         folder,
-        f"search-{space.name}",
+        run.manifest.get("study", f"search-{space.name}"),
         sampler=config.sampler,
         pruner=config.pruner,
         seed=config.seed,
         known=known_of(space, setup.limits, **classes, skipped=skipped),
         costs=costs,
+        storage=config.storage,
     )
     describe(
         study,

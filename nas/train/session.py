@@ -19,6 +19,7 @@ from nas.devices import lane_name, out_of_memory
 from nas.errors import DeviceError, RunError, UsageError
 from nas.lane import lane
 from nas.models import Network, build
+from nas.owner import owned
 from nas.runs import Run
 from nas.spec import ArchSpec
 from nas.train import config as configs
@@ -151,7 +152,7 @@ def _run(task: _Task) -> TrainResult:
         label = f"{task.spec.name or 'network'}-{task.device.type}"
         folder = runs.new_folder(None, "train", label, config.out)
     folder = Path(group.agreed(str(folder)))
-    with runs.owned(folder) if group.leads else nullcontext():
+    with owned(folder) if group.leads else nullcontext():
         try:
             return _owned(task, folder)
         except Diverged as error:

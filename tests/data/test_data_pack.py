@@ -126,6 +126,19 @@ def test_a_damaged_pack_is_made_again(photos: Path, cache: Path, name: str, dama
     assert np.array_equal(after.train.images, before.train.images)
 
 
+def test_a_pack_whose_pixels_have_changed_is_made_again(photos: Path, cache: Path) -> None:
+    before = load(str(photos), resolution=32)
+    pixels = np.array(before.train.images)  # a copy: they are mapped from the file that is changed
+    file = packs(cache)[0] / "train.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    after = load(str(photos), resolution=32)
+    assert after.fingerprint == before.fingerprint
+    assert np.array_equal(after.train.images, pixels)
+    assert file.read_bytes() != content
+
+
 def test_a_faster_packer_wins(photos: Path, cache: Path) -> None:
     other: list[str] = []
 

@@ -9,6 +9,7 @@ from stubs import Search, StubEvaluator
 
 from nas import runs
 from nas.errors import RunError
+from nas.owner import owned
 from nas.search import dashboard
 from nas.search.dashboard import save_plot
 from nas.search.study import DATABASE, close_study, open_study, search_study, storage_url
@@ -60,8 +61,8 @@ def test_a_run_that_ends_while_it_is_watched_has_one_file_after_the_watching(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("optuna_dashboard.run_server", watched)
-    owned = runs.owned(search.folder) if still else nullcontext()
-    with owned, pytest.raises(KeyboardInterrupt):
+    held = owned(search.folder) if still else nullcontext()
+    with held, pytest.raises(KeyboardInterrupt):
         dashboard.serve(search.folder, host="127.0.0.1", port=1, say=said.append)
     with closing(sqlite3.connect(search.folder / DATABASE)) as connection:
         assert len(said) == 2, "where it is served, and the owner's note"
