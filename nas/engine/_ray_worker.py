@@ -14,7 +14,7 @@ import torch
 
 from nas.data import Dataset
 from nas.data.parcel import Parcel, Part, opened, received
-from nas.devices import describe_device
+from nas.devices import describe_device, pick_device
 from nas.engine import checkpoints
 from nas.engine._base import Job
 from nas.engine._worker import PhaseRunner, Worker
@@ -39,11 +39,14 @@ class RayWorker:
         self._worker: Worker | None = None
 
     def look(self) -> dict[str, Any]:
-        """Return what step times depend on here, and the versions."""
+        """Return what step times depend on here, and the versions.
+
+        Raises:
+            DeviceError: the device is not there.
+        """
         from nas.engine.ray_cluster import versions
 
-        if self._device.type == "cuda":
-            self._device = torch.device("cuda", 0)
+        self._device = pick_device(self._device.type)
         return {"device": describe_device(self._device, self._threads), "versions": versions()}
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Answer:

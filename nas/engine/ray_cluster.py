@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import nas
 from nas.engine._base import Job
 from nas.engine._ray_worker import RayWorker
-from nas.errors import DeviceError
+from nas.errors import DeviceError, NasError
 
 LOOK_SECONDS = 5.0
 """So often the nodes of the cluster are looked at."""
@@ -242,10 +242,12 @@ class Cluster:
 
 def unborn(member: Member, error: Exception) -> str:
     """Say why a worker could not start."""
+    if isinstance(error, NasError):  # Ray's errors are of the class of their cause, too
+        return f"{member.host}: {error.cause}"  # type: ignore[attr-defined]
     text = str(error)
     if "No module named" in text:
         name = text.split("No module named", 1)[1].strip().splitlines()[0].split()[0].strip("'\".,;")
-        return f"{member.host}: cannot import {name}. Install the same phinas in the Python that Ray runs with there."
+        return f"{member.host}: cannot import {name}. Install there, in the Python of Ray, what is installed here."
     return f"{member.host}: its worker ended while it started ({_line(error)})."
 
 
