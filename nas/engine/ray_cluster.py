@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's next d
 
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import nas
@@ -36,7 +37,10 @@ PATIENCE_SECONDS = 120.0
 """So long the first worker may take to be placed and to import."""
 
 ASK_SECONDS = 5.0
-"""So long a worker that broke off is asked again, so that Ray can tell whether its node is gone."""
+"""So long an address may take to answer."""
+
+SILENT_SECONDS = 90.0
+"""So long a worker may be silent before it is given up."""
 
 
 @dataclass(eq=False)
@@ -45,7 +49,8 @@ class Member:
 
     Args:
         node: Its node's identity. host: The machine's name. doing: What it was asked last and has not answered.
-        stage: `looking` until it has said what it runs on, then `vacant`, `starting`, and `ready` for phases.
+        stage: `looking` until it has said what it runs on, then `vacant`, `starting`, and `ready` for phases; `silent` when the
+            connection broke. silent: Since when, by `time.monotonic()`.
         kind: What step times on it depend on. keys: Trainings whose state it has.
     """
 
@@ -54,6 +59,7 @@ class Member:
     actor: Any
     doing: Any
     stage: str = "looking"
+    silent: float = 0.0
     kind: Mapping[str, Any] = field(default_factory=dict)
     job: Job | None = None
     keys: set[str] = field(default_factory=set)
@@ -112,7 +118,11 @@ class Cluster:
             return
         self._looked = time.monotonic()
         alive = self.nodes()
-        for member in [member for member in self.members if member.node not in alive and member.doing is None]:
+        for member in [
+            member
+            for member in self.members
+            if member.node not in alive and member.doing is None and member.stage != "silent"
+        ]:
             self._say(f"The node {member.host} is gone, with an idle worker on it.")
             self.members.remove(member)
         for identity, node in alive.items():
@@ -156,11 +166,20 @@ class Cluster:
         with contextlib.suppress(RayError):
             ray.kill(member.actor)
 
-    def lost_node(self, member: Member) -> bool:
-        """Return whether a worker that broke off did so because its node is gone, and not by itself."""
-        with contextlib.suppress(RayError):  # a first error says no more than that it does not answer
-            ray.get(member.actor.drop.remote(""), timeout=ASK_SECONDS)
-        return member.node not in self.nodes()
+    def fate(self, member: Member) -> str:
+        """Return what became of a worker that broke off: `node` or `worker` for what is gone, or nothing while Ray finds out.
+
+        A machine that vanishes says nothing; Ray misses it after some seconds, and until then the worker is only silent.
+        """
+        if member.node not in self.nodes():
+            return "node"
+        try:
+            ray.get(member.actor.drop.remote(""), timeout=1.0)
+        except ActorDiedError:
+            return "node" if member.node not in self.nodes() else "worker"
+        except RayError:
+            return "" if time.monotonic() - member.silent < SILENT_SECONDS else "node"
+        return "node"  # it answers again, but what it was doing is lost with the connection
 
     def call(self, member: Member, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function on a worker's device, `function(device, *arguments)`, and return what it returns.
@@ -263,6 +282,14 @@ def _connect(address: str) -> None:
     Raises:
         DeviceError: it cannot be reached, or has other versions.
     """
+    where = "no Ray cluster runs on this machine" if address == "auto" else "no Ray cluster answers there"
+    absent = (
+        f"--address: found {address}, but {where}. Start one (ray start --head), or give the address of one: "
+        "auto, HOST:6379, ray://HOST:10001."
+    )
+    # Ray itself tries for minutes.
+    if address != "auto" and not _answers(address.removeprefix("ray://")):
+        raise DeviceError(absent)
     try:
         with _own_signals():
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="nas")
@@ -276,11 +303,17 @@ def _connect(address: str) -> None:
             raise DeviceError(
                 f"{address}: Ray's client is not installed. Install it: pip install 'ray[client]'"
             ) from error
-        where = "no Ray cluster runs on this machine" if address == "auto" else "no Ray cluster answers there"
-        raise DeviceError(
-            f"--address: found {address}, but {where}. Start one (ray start --head), or give the address of one: "
-            "auto, HOST:6379, ray://HOST:10001."
-        ) from error
+        raise DeviceError(absent) from error
+
+
+def _answers(address: str) -> bool:
+    """Return whether anything listens at an address of the form HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ASK_SECONDS):
+            return True
+    except (OSError, ValueError, OverflowError):
+        return False
 
 
 @contextlib.contextmanager

@@ -88,6 +88,8 @@ class RayEngine:
                 item.host for item in self._cluster.members if item.job is not None and item.job.phase == 0
             )
             self._cluster.look_around(timing)
+            for member in [item for item in self._cluster.members if item.stage == "silent"]:
+                self._silent(member)
             self._hand_out()
             self._explain()
             asked = {member.doing: member for member in self._cluster.members if member.doing is not None}
@@ -164,7 +166,8 @@ class RayEngine:
         try:
             heard = ray.get(member.doing)
         except RayError as error:
-            self._lost(member, error)
+            member.silent = time.monotonic()
+            self._silent(member, error)
             return
         member.doing = None
         if member.stage == "looking":
@@ -188,12 +191,18 @@ class RayEngine:
                 write_bytes(checkpoints.path_of(self._folder, job.key), checkpoint)
             self._answers.append((job, content))
 
-    def _lost(self, member: Member, error: RayError) -> None:
-        """Let a worker go that does not answer; its phase in flight is queued again, first."""
-        node = self._cluster.lost_node(member)
+    def _silent(self, member: Member, error: Exception | None = None) -> None:
+        """Let a worker go as soon as it is known what became of it; its phase in flight is queued again, first."""
+        fate = self._cluster.fate(member)
+        if not fate:
+            if member.stage != "silent":
+                member.stage, member.silent, member.doing = "silent", time.monotonic(), None
+            return
+        born = member.stage in ("ready", "silent")
         self._cluster.dismiss(member)
+        node = fate == "node"
         how = f"the node {member.host} is gone" if node else f"a worker on {member.host} died"
-        if member.stage != "ready" and not node:
+        if not born and not node and error is not None:
             self._unborn += 1
             if self._unborn > self.slots:
                 raise DeviceError(f"{unborn(member, error)} Again and again; Ray's logs say more (ray logs).")

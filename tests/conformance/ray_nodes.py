@@ -35,9 +35,9 @@ def nodes(*resources: dict[str, float]) -> Iterator[Any]:
 
 
 def started(kind: Any, resources: tuple[dict[str, float], ...]) -> Iterator[Any]:
-    found = kind(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY}
-    )
+    quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY, "_system_config": quick}
+    found = kind(initialize_head=True, head_node_args=head)
     try:
         found.workers = [found.add_node(object_store_memory=MEMORY, **each) for each in resources]
         yield found

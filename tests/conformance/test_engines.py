@@ -183,9 +183,7 @@ def test_a_phase_that_kills_every_worker_is_given_up(tmp_path: Path, tiny_spec: 
         engine.close()
 
 
-def searched(
-    folder: Path, space: SearchSpace, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> list[tuple[object, ...]]:
+def searched(folder: Path, space: SearchSpace, make: Make, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     """Search with a stub, and return what is known of each network, in the order in which the trials ended."""
     with_run = runs.create(runs.new_folder(None, "search", "stub", folder), "search", {})
     study = open_study(folder, "stub", sampler="random", pruner="none", seed=0)

@@ -7,17 +7,17 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 from engine_stub import DIE, SLEEP
-from ray_nodes import engine_on, nodes
+from ray_nodes import MEMORY, engine_on, nodes
 
 from nas import runs
 from nas.cli import main
+from nas.data import BUILTIN, load
 from nas.engine import Job, checkpoints
 from nas.errors import DeviceError
 from nas.objective import Reward
@@ -55,12 +55,12 @@ def test_a_node_that_is_lost_in_the_middle_costs_its_phases_and_no_more(
             ended.append(record)
             if len(ended) == 4:
                 cluster.remove_node(cluster.workers[0], allow_graceful=False)
-            if len(ended) == 16:  # a node that comes is used
-                cluster.add_node(num_cpus=1)
+            if len(ended) == 8:  # a node that comes is used
+                cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
 
         try:
             terms = Terms(tiny_space, 3, 3, Reward(0.0, 0.0, 1.0), 2, 60, 200, 0, 2)
-            found = run_loop(study, engine, terms, run, [], on_trial, lambda record, phase: time.sleep(0.05))
+            found = run_loop(study, engine, terms, run, [], on_trial, lambda record, phase: time.sleep(0.1))
         finally:
             engine.close()
     trained = [record for record in found if record.costs_budget]
@@ -179,15 +179,16 @@ def test_other_versions_leave_a_node_out_and_the_last_one_is_an_error(
 
 
 def test_images_come_through_the_object_store_where_their_pack_is_not(
-    tmp_path: Path, tiny_spec: ArchSpec, tiny_data: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_spec: ArchSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    data = load(BUILTIN, resolution=32)
     there = tmp_path / "there"
     with monkeypatch.context() as patch:
         patch.setenv("NAS_CACHE", str(there))  # of the nodes
         manager = nodes({"num_cpus": 2})
         cluster = manager.__enter__()
     try:
-        engine = engine_on(cluster.address, tmp_path, data=tiny_data)
+        engine = engine_on(cluster.address, tmp_path, data=data)
         try:
             engine.submit(Job(tiny_spec, 0, 0))
             assert engine.next()[1].outcome == "ok"
@@ -196,14 +197,17 @@ def test_images_come_through_the_object_store_where_their_pack_is_not(
     finally:
         manager.__exit__(None, None, None)
     (pack,) = [path for path in (there / "packs").iterdir() if path.is_dir()]
-    assert pack.name == f"sent-{tiny_data.fingerprint}"
-    assert np.array_equal(np.load(pack / "val.npy"), tiny_data.val.images)
+    assert pack.name == f"sent-{data.fingerprint}"
+    assert np.array_equal(np.load(pack / "val.npy"), data.val.images)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "ray", "--address", "127.0.0.1:9"], "--address: found 127.0.0.1:9, but no Ray cluster answers there"),
+        (
+            ["--engine", "ray", "--address", "127.0.0.1:9"],
+            "--address: found 127.0.0.1:9, but no Ray cluster answers there",
+        ),
         (["--engine", "ray"], "no Ray cluster runs on this machine"),
         (["--address", "auto:1"], "belong to --engine ray"),
         (["--engine", "dask"], "--engine: found 'dask'; allowed: local, ray"),
