@@ -86,7 +86,7 @@ class Cluster:
         self._looked = -LOOK_SECONDS
         self._refused: set[str] = set()
         self.members: list[Member] = []
-        self._seen: set[str] = set()
+        self._hired_on: set[str] = set()
         try:
             self.type, self._per_node = self._asked(devices)
             self._gpus = gpus_per_trial if self.type == "cuda" else 0.0
@@ -117,23 +117,21 @@ class Cluster:
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
-        alive = self.nodes()
-        for member in [
-            member
-            for member in self.members
-            if member.node not in alive and member.doing is None and member.stage != "silent"
-        ]:
-            self._say(f"The node {member.host} is gone, with an idle worker on it.")
-            self.members.remove(member)
+        alive, first = self.nodes(), set[str]()
+        for member in list(self.members):
+            if member.node not in alive and member.doing is None and member.stage != "silent":
+                self._say(f"The node {member.host} is gone, with an idle worker on it.")
+                self.members.remove(member)
         for identity, node in alive.items():
             host, offered = node["NodeManagerHostname"], self._places(node["Resources"])
             there = sum(member.node == identity for member in self.members)
             if identity in self._refused or host in timing or there >= offered:
                 continue
-            if self._seen and identity not in self._seen:
+            if self._hired_on and identity not in self._hired_on:
                 self._say(f"The node {host} is new; it gets {offered} worker{'s' * (offered > 1)}.")
             self.members += [self._hired(identity, host, node["Resources"], offered) for _ in range(offered - there)]
-        self._seen |= set(alive)
+            first.add(identity)
+        self._hired_on |= first
 
     def nodes(self) -> dict[str, Mapping[str, Any]]:
         """Return the nodes that are alive, by identity."""

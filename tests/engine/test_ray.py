@@ -59,12 +59,12 @@ def test_a_node_that_is_lost_in_the_middle_costs_its_phases_and_no_more(
                 cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
 
         try:
-            terms = Terms(tiny_space, 3, 3, Reward(0.0, 0.0, 1.0), 2, 60, 200, 0, 2)
+            terms = Terms(tiny_space, 3, 3, Reward(0.0, 0.0, 1.0), 2, 40, 200, 0, 2)
             found = run_loop(study, engine, terms, run, [], on_trial, lambda record, phase: time.sleep(0.1))
         finally:
             engine.close()
     trained = [record for record in found if record.costs_budget]
-    assert len(trained) == len({record.arch_hash for record in trained}) == 60, "the budget is exact"
+    assert len(trained) == len({record.arch_hash for record in trained}) == 40, "the budget is exact"
     assert {record.arch_hash for record in records(study) if record.costs_budget} == {
         record.arch_hash for record in trained
     }
