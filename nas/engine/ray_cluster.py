@@ -125,7 +125,10 @@ class Cluster:
         for identity, node in alive.items():
             host, offered = node["NodeManagerHostname"], self._places(node["Resources"])
             there = sum(member.node == identity for member in self.members)
-            if identity in self._refused or host in timing or there >= offered:
+            if identity in self._refused or there >= offered:
+                continue
+            if host in timing:
+                self._looked = -LOOK_SECONDS  # look again as soon as the timing is over
                 continue
             if self._hired_on and identity not in self._hired_on:
                 self._say(f"The node {host} is new; it gets {offered} worker{'s' * (offered > 1)}.")

@@ -85,7 +85,9 @@ class RayEngine:
         """Wait for the first phase to end, on whichever worker."""
         while not self._answers:
             timing = frozenset(
-                item.host for item in self._cluster.members if item.job is not None and item.job.phase == 0
+                item.host
+                for item in self._cluster.members
+                if item.doing is not None and item.job and item.job.phase == 0
             )
             self._cluster.look_around(timing)
             for member in [item for item in self._cluster.members if item.stage == "silent"]:
