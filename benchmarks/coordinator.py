@@ -1,8 +1,8 @@
 """How many workers can one owner of a study keep busy? Trials a second, the time of an ask, and whether anything is lost.
 
-Real searches (`nas.search`: SQLite study, records, checkpoints, trials.csv, printed lines) with an engine whose workers sleep
-in place of training: 1 to 256 of them, trials of 0.2, 2 and 10 s (phase 0 and two training phases, a third each, give or take
-a fifth by the network's hash). What is measured is the process that owns the study.
+Real searches (`nas.search`: SQLite study, records, trials.csv, printed lines) with an engine whose workers sleep in place of
+training: 1 to 256 of them, trials of 0.2, 2 and 10 s (phase 0 and two training phases, a third each, give or take a fifth by
+the network's hash). What is measured is the process that owns the study. Checkpoints, which the workers make, there are none.
 
 - *load*: each number of workers with each length of trial, for a window of wall time, in a process of its own. The rate is of
   the second half of the window, when all workers have had something; the ideal is workers / seconds. When the window is over
@@ -60,9 +60,9 @@ EVER = 10**6
 class Sleepers:
     """An engine whose workers sleep; a phase's result is there when its time has come."""
 
-    def __init__(self, slots: int, seconds: float, until: float, checkpoints: Path) -> None:
+    def __init__(self, slots: int, seconds: float, until: float) -> None:
         self.slots, self._seconds, self._until = slots, seconds, until
-        self._worker = Worker(StubEvaluator(), checkpoints)
+        self._worker = Worker(StubEvaluator(), None)
         self._due: list[tuple[float, int, Job]] = []
         self.submitted = self.answered = 0
 
@@ -117,8 +117,8 @@ def point(pipe: Connection, run: Path, sampler: str, workers: int, seconds: floa
         finally:
             asks.append(time.perf_counter() - began)
 
-    def engine(*args: Any, checkpoints: Path, **kwargs: Any) -> Sleepers:
-        engines.append(Sleepers(workers, seconds, time.monotonic() + window, checkpoints))
+    def engine(*args: Any, **kwargs: Any) -> Sleepers:
+        engines.append(Sleepers(workers, seconds, time.monotonic() + window))
         return engines[0]
 
     watcher = _Heard()
@@ -242,7 +242,7 @@ def main() -> None:
     )
     parser.add_argument("--window", type=float, default=10.0, help="seconds of a point, at least three trials")
     parser.add_argument("--rounds", type=int, default=2, help="of the speedup")
-    parser.add_argument("--trials", type=int, default=16, help="of a round of the speedup")
+    parser.add_argument("--trials", type=int, default=12, help="of a round of the speedup")
     parser.add_argument("--work", type=Path, default=Path("results/work-coordinator"), help="runs, deleted when read")
     parser.add_argument("--out", type=Path, default=Path("results"))
     setting = parser.parse_args()

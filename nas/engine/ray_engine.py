@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from nas.data import Dataset
 from nas.data.parcel import parcel, parts
@@ -167,6 +167,11 @@ class RayEngine:
         """Take what a worker answered, in whichever stage it is."""
         try:
             heard = ray.get(member.doing)
+        except RayTaskError as error:  # it lives, but what it was asked cannot be done there
+            if member.stage != "looking":
+                raise DeviceError(unborn(member, error)) from error
+            self._cluster.refuse(member, unborn(member, error))
+            return
         except RayError as error:
             member.silent = time.monotonic()
             self._silent(member, error)
@@ -200,7 +205,10 @@ class RayEngine:
             if member.stage != "silent":
                 member.stage, member.silent, member.doing = "silent", time.monotonic(), None
             return
-        born = member.stage in ("ready", "silent")
+        if member.stage == "looking" and fate == "worker" and error is not None:
+            self._cluster.refuse(member, unborn(member, error))
+            return
+        born = member.stage != "starting"
         self._cluster.dismiss(member)
         node = fate == "node"
         how = f"the node {member.host} is gone" if node else f"a worker on {member.host} died"
