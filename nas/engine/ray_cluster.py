@@ -300,6 +300,11 @@ def _connect(address: str) -> None:
             raise DeviceError(
                 f"{address}: found a cluster of other versions ({text}). Install the same Ray and Python here and there."
             ) from error
+        if "authentication" in text.lower():
+            raise DeviceError(
+                f"{address}: the cluster wants a token that this user does not have ({text}). Take the head's "
+                "~/.ray/auth_token, or set RAY_AUTH_TOKEN_PATH."
+            ) from error
         if isinstance(error, ImportError) or "grpc" in text:
             raise DeviceError(
                 f"{address}: Ray's client is not installed. Install it: pip install 'ray[client]'"
