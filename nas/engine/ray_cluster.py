@@ -309,6 +309,10 @@ def _connect(address: str) -> None:
             raise DeviceError(
                 f"{address}: Ray's client is not installed. Install it: pip install 'ray[client]'"
             ) from error
+        if address != "auto":
+            raise DeviceError(
+                f"{address}: something answers, but Ray could not connect ({_line(error)}). Try again."
+            ) from error
         raise DeviceError(absent) from error
 
 
