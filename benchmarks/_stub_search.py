@@ -306,7 +306,7 @@ def _nas(watcher: _Turns, clock: Clock, sampler: str, folder: Path, space: str, 
     def engine(*args: Any, checkpoints: Path, **kwargs: Any) -> InlineEngine:
         return InlineEngine(StubEvaluator(), checkpoints)
 
-    with mock.patch.object(session, "engine_for", engine), clock.on(PARTS), watcher:
+    with mock.patch("nas.engine._choice.engine_for", engine), clock.on(PARTS), watcher:
         if (folder / "manifest.json").exists():
             session.resume(folder, budget=budget, watcher=watcher)
         else:

@@ -28,9 +28,9 @@ from nas.report.audited import against_said, fidelity_said, tuning_said
 from nas.runs import Run
 from nas.search import config as search_configs
 from nas.search.facts import manifest
-from nas.search.session import Watcher as SearchWatcher
 from nas.search.session import reopened, setup_of
 from nas.search.trainings import Stored, name, train_all
+from nas.search.watcher import Watcher as SearchWatcher
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec, Value
 from nas.train.preflight import step_mode

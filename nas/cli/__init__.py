@@ -46,6 +46,18 @@ def cli(debug: bool) -> None:
     help="auto (a GPU, or the workers that pay on this CPU), cpu, cuda:1; a worker for each of cuda:0,cuda:1 or for cpu:2.",
 )
 @click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    help="Where: local (this machine), or ray: a cluster; --devices is then of each node (docs/cluster.md).",
+)
+@click.option(
+    "--address", default="auto", show_default=True, help="Of the Ray cluster: auto, HOST:PORT, ray://HOST:10001."
+)
+@click.option(
+    "--gpus-per-trial", default=1.0, show_default=True, help="Share of a GPU for each trial, with --engine ray: 1, 0.5."
+)
+@click.option(
     "--steps", default="auto", show_default=True, help="How steps are done: auto, eager, graph (CUDA graphs)."
 )
 @click.option(
@@ -119,7 +131,7 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
                 changes = _changes(resume, given)
                 result = continue_run(resume, **changes, skip_bugs=skip_bugs, watcher=progress)
             else:
-                if settings["devices"] == "auto" and not cuda.is_available():
+                if settings["devices"] == "auto" and settings["engine"] == "local" and not cuda.is_available():
                     given["devices"] = WORKERS
                 result = start_run(**given, watcher=progress)
     except KeyboardInterrupt as end:
@@ -131,13 +143,16 @@ def search(context: click.Context, /, resume: Path | None, skip_bugs: bool, **se
     progress.finished(result)
 
 
+MAY_CHANGE = ("budget", "devices", "data", "storage", "engine", "address", "gpus_per_trial")
+
+
 def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return what a resumed run may change, and refuse settings that differ from its own."""
     from nas.runs import open_search
     from nas.search.config import option
 
     own = open_search(run).manifest["config"]
-    may: dict[str, Any] = {name: given.pop(name) for name in ("budget", "devices", "data", "storage") if name in given}
+    may: dict[str, Any] = {name: given.pop(name) for name in MAY_CHANGE if name in given}
     differs = []
     for name, value in given.items():
         plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
@@ -145,9 +160,9 @@ def _changes(run: Path, given: dict[str, Any]) -> dict[str, Any]:
             differs.append(f"{option(name)}: found {_shown(plain)}, the run has {_shown(own.get(name))}")
     if differs:
         raise click.UsageError(
-            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget and --devices may be changed, and --data "
-            "or --storage where the same images or database have moved. Leave the others out, or start a new run without "
-            "--resume."
+            f"{'; '.join(differs)}. A resumed run keeps its own settings; only --budget, --devices and the cluster may be "
+            "changed, and --data or --storage where the same images or database have moved. Leave the others out, or start a new "
+            "run without --resume."
         )
     return may
 

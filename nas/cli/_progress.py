@@ -19,7 +19,7 @@ from nas.report.front import front_of
 from nas.runs import Run
 from nas.search.finalists import Fresh, optimism
 from nas.search.record import TrialRecord
-from nas.search.session import SearchResult, Watcher
+from nas.search.watcher import SearchResult, Watcher
 from nas.space import format_count
 
 
@@ -74,8 +74,10 @@ class SearchProgress(Screen, Watcher):
             f"{recipe['name']}: {_many(recipe['epochs'], 'epoch')}, {_many(recipe['progressive']['phases'], 'phase')}, "
             f"batch {recipe['batch_size']}",
         )
-        asked = facts["config"]["devices"]
+        asked, cluster = facts["config"]["devices"], facts["config"]["engine"] == "ray"
         workers = f", a worker process for each of {asked}" if any(mark in asked for mark in (",", "cpu:")) else ""
+        if cluster:
+            workers = f", on the Ray cluster at {facts['config']['address']}"
         self._say(
             "device", f"{device['type']} ({place}){workers}" + ("" if device["type"] == "cuda" else "; no GPU is used")
         )

@@ -108,7 +108,7 @@ def _dataset(raw: RawDataset, in_val: Mask, facts: Facts, train: Pixels, val: Pi
         train=Split(train, train_labels),
         val=Split(val, val_labels),
         class_names=raw.class_names,
-        fingerprint=_fingerprint(facts, train.shape, train_labels, val_labels, raw.class_names),
+        fingerprint=fingerprint_of(facts, train.shape, train_labels, val_labels, raw.class_names),
         mean=facts.mean,
         std=facts.std,
         notes=tuple(one_line(note) for note in notes),
@@ -116,13 +116,14 @@ def _dataset(raw: RawDataset, in_val: Mask, facts: Facts, train: Pixels, val: Pi
     )
 
 
-def _fingerprint(
+def fingerprint_of(
     facts: Facts,
     shape: tuple[int, ...],
     train_labels: Labels,
     val_labels: Labels,
     class_names: tuple[str, ...],
 ) -> str:
+    """Return the fingerprint of packed images: 16 hex digits over pixels, labels, split and class names."""
     content = [
         facts.train_sha256,
         facts.val_sha256,

@@ -35,7 +35,9 @@ class Job:
 class Engine(Protocol):
     """Where phases run. `slots` trainings should be in flight at once; more are queued."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """Trainings that should be in flight; where workers come and go it changes."""
 
     def submit(self, job: Job) -> None:
         """Start a phase; a training's phases are submitted one after the other.

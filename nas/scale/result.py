@@ -12,7 +12,7 @@ from nas.runs import Run
 from nas.scale.compound import Coefficients
 from nas.scale.fit import Decision, Seen
 from nas.scale.grid import Choice, Grid, Level
-from nas.search.session import Watcher as SearchWatcher
+from nas.search.watcher import Watcher as SearchWatcher
 from nas.spec import ArchSpec
 
 

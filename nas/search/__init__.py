@@ -6,7 +6,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from nas.search.session import SearchResult, resume, search
+from nas.search.session import resume, search
+from nas.search.watcher import SearchResult
 
 __all__ = ["SearchResult", "resume", "search"]
 

@@ -14,6 +14,7 @@ from optuna.trial import TrialState, create_trial
 from nas import catalog, runs
 from nas.errors import NasError, RunError, SpaceError
 from nas.objective import Reward, score_of, slacks
+from nas.search.config import SearchConfig
 from nas.search.record import TrialRecord
 from nas.search.study import distributions, records, search_study, study_of, values, without_log
 from nas.space import Limit, SearchSpace, choices, decode, encode, stored_choose
@@ -169,6 +170,16 @@ def _trial(
         user_attrs=replace(record, reward=scores[-1]).attributes() | {"feasible": "yes"},
         intermediate_values={} if costs else dict(enumerate(scores, 1)),
     )
+
+
+def moved(
+    config: SearchConfig, engine: str | None, address: str | None, gpus_per_trial: float | None
+) -> dict[str, Any]:
+    """Return the settings that say where a continued run goes on; what belongs to a cluster ends with it."""
+    if engine == "local":
+        return {"engine": engine, "address": address or "auto", "gpus_per_trial": gpus_per_trial or 1.0}
+    given = {"engine": engine, "address": address, "gpus_per_trial": gpus_per_trial}
+    return {name: getattr(config, name) if value is None else value for name, value in given.items()}
 
 
 def check_enqueue(space: SearchSpace, names: Sequence[str]) -> None:

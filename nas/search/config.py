@@ -34,6 +34,9 @@ ASKED_FOR = ("latency_ms", "peak_memory_mib")
 
 PATHS = ("out", "warm_start")
 
+ENGINES = ("local", "ray")
+"""Where a search can run: on this machine, or on a Ray cluster."""
+
 
 def option(name: str) -> str:
     """Return the option of the command line that a setting has."""
@@ -53,6 +56,10 @@ class SearchConfig:
         devices: `auto`, `cpu`, `cuda`, `cuda:1`; `auto` is CUDA where there is a device. Several (`cuda:0,cuda:1`) or a number
             of workers (`cpu:2`, or `cpu:auto` for as many as pay) have a process each; a script that asks for them needs
             `if __name__ == "__main__":`.
+        engine: `local`, on this machine; `ray`, on a Ray cluster, whose nodes come and go (docs/cluster.md). There `devices` says
+            what each node gives: `auto` or `cuda` its GPUs, `cpu` one worker, `cpu:N` so many.
+        address: Of the Ray cluster: `auto` for the one that this machine belongs to, `HOST:PORT`, `ray://HOST:10001`.
+        gpus_per_trial: Share of a GPU that each worker of a Ray cluster takes. Ray counts shares and guards no memory.
         steps: How training steps are done, in training and timing alike: `eager`, kernel by kernel; `graph`, as CUDA graphs;
             `auto`, as CUDA graphs on a CUDA device where the baseline's first steps agree.
         objective: `reward`, one score of accuracy and costs; `pareto`, the front of accuracy against each of the `costs`: the
@@ -106,6 +113,9 @@ class SearchConfig:
     enqueue: tuple[str, ...] = ()
     trial_timeout_s: float | None = None
     storage: str | None = field(default=None, repr=False)
+    engine: str = "local"
+    address: str = "auto"
+    gpus_per_trial: float = 1.0
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -123,14 +133,14 @@ class SearchConfig:
         words = given.split(",") if isinstance(given, str) else given
         object.__setattr__(self, "costs", ",".join(str(item).strip() for item in words))
         self._check_objective()
-        for name in ("devices", "steps", "sampler", "pruner"):
+        for name in ("devices", "steps", "sampler", "pruner", "engine", "address"):
             if not isinstance(getattr(self, name), str):
                 raise _wrong_kind(name, getattr(self, name), "text")
         positive = ("budget", "latency_batch_size", "top_k", "top_k_seeds", "patience")
         for name in (*positive, "seed"):
             if not isinstance(getattr(self, name), int):
                 raise _wrong_kind(name, getattr(self, name), "a whole number")
-        for name in ("w", "v", "trial_timeout_s"):
+        for name in ("w", "v", "trial_timeout_s", "gpus_per_trial"):
             if not isinstance(getattr(self, name), int | float | None):
                 raise _wrong_kind(name, getattr(self, name), "a number")
         for name in LIMIT_FIELDS:
@@ -146,6 +156,14 @@ class SearchConfig:
                 f"{option('trial_timeout_s')}: found {self.trial_timeout_s:g}; allowed: seconds above 0. "
                 "Leave it out for no limit."
             )
+        if self.engine not in ENGINES:
+            raise UsageError(f"--engine: found {self.engine!r}; allowed: {', '.join(ENGINES)}.")
+        if not 0 < self.gpus_per_trial <= 1:
+            raise UsageError(
+                f"{option('gpus_per_trial')}: found {self.gpus_per_trial:g}; allowed: above 0, up to 1 (a trial has one GPU)."
+            )
+        if self.engine == "local" and (self.address, self.gpus_per_trial) != ("auto", 1.0):
+            raise UsageError("--address and --gpus-per-trial: belong to --engine ray. Give it, or leave them out.")
         for name in ("w", "v"):
             value = getattr(self, name)
             if not -10 <= value <= 0:

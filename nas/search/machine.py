@@ -18,13 +18,15 @@ from nas.train.recipes import Recipe
 def on_this_cpu(
     config: SearchConfig, recipe: Recipe, say: Callable[[str], None], waiting: Callable[[], None]
 ) -> tuple[SearchConfig, Recipe]:
-    """Return settings and recipe with what pays on this CPU where they leave it open; unchanged on a GPU.
+    """Return settings and recipe with what pays on this CPU where they leave it open; unchanged on a GPU or a cluster.
 
     Where that cannot be measured it is said, and what is usual is taken.
 
     Raises:
         DeviceError: no such devices.
     """
+    if config.engine != "local":
+        return config, recipe
     many = config.devices == WORKERS
     if not many and pick_devices(config.devices)[0].type != "cpu":
         return config, recipe

@@ -5,21 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 import yaml
 
 from nas import catalog, runs
 from nas.cost import count
 from nas.data import Dataset, is_found, located
 from nas.data import load as load_data
-from nas.devices import describe_device, pick_devices
-from nas.engine import WORKER, Engine, PhaseBug, checkpoints, engine_for
+from nas.engine import WORKER, Engine, PhaseBug, Place, checkpoints, place_of
 from nas.errors import DeviceError, RunError, SearchError, UsageError
 from nas.evaluate import Setup, check_limits
 from nas.objective import Reward, few_images, guessing, tightest, warnings
@@ -31,61 +30,18 @@ from nas.search import begin, front
 from nas.search import config as configs
 from nas.search.config import SearchConfig
 from nas.search.facts import manifest
-from nas.search.finalists import Finalist, Fresh, best, finalists_before, measure_again
+from nas.search.finalists import best, finalists_before, measure_again
 from nas.search.loop import Terms, run_loop, saved_bug
 from nas.search.machine import on_this_cpu, too_many
 from nas.search.permitted import known_of
 from nas.search.record import LiveTable, TrialRecord, table
 from nas.search.samplers import PRUNERS, maker
 from nas.search.study import check_study, close_study, describe, open_study, records, unusable, values
+from nas.search.watcher import SearchResult, Watcher
 from nas.space import SearchSpace, choices, decode, stored_choose
 from nas.spec import ArchSpec
-from nas.train.preflight import check_asked, step_mode
+from nas.train.preflight import check_asked
 from nas.train.recipes import Recipe, from_document, load_recipe
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Args:
-        run: Its folder. records: Every trial that ended. finalists: The best, measured again, the winner first.
-        winner: The winning network. warnings: What the reader should know before trusting it.
-    """
-
-    run: Run
-    records: tuple[TrialRecord, ...]
-    finalists: tuple[Finalist, ...]
-    winner: ArchSpec
-    warnings: tuple[str, ...]
-
-
-class Watcher:
-    """Whoever wants to see a search go on overrides what interests them; the command line draws its progress so."""
-
-    def packing(self, done: int, total: int) -> None:
-        """Images have been decoded."""
-
-    def started(self, run: Run, data: Dataset, facts: Mapping[str, Any], known: Sequence[TrialRecord]) -> None:
-        """The search begins, with the records of trials that have ended already."""
-
-    def opened(self, run: Run) -> None:
-        """The run has its folder: from now on it can be continued."""
-
-    def note(self, sentence: str) -> None:
-        """Something happened that the user should know."""
-
-    def waiting(self) -> None:
-        """Another run holds the device."""
-
-    def phase(self, record: TrialRecord, phase: int, phases: int) -> None:
-        """A phase of a trial begins."""
-
-    def trial(self, record: TrialRecord) -> None:
-        """A trial has ended."""
-
-    def finalist(self, fresh: Fresh) -> None:
-        """A phase of a finalist's fresh training begins."""
 
 
 def search(config: SearchConfig | None = None, *, watcher: Watcher | None = None, **settings: Any) -> SearchResult:
@@ -127,6 +83,9 @@ def resume(
     devices: str | None = None,
     data: str | os.PathLike[str] | None = None,
     storage: str | None = None,
+    engine: str | None = None,
+    address: str | None = None,
+    gpus_per_trial: float | None = None,
     skip_bugs: bool = False,
     watcher: Watcher | None = None,
 ) -> SearchResult:
@@ -135,6 +94,7 @@ def resume(
     Args:
         budget: A higher one. devices: Others of the same kind, or another number of them.
         data: Where the same images are now, if they have moved. storage: The same of its database, or with the password.
+        engine, address, gpus_per_trial: Another place with devices of that kind.
         skip_bugs: List the networks that the program failed on as failed, in place of trying them again.
 
     Raises:
@@ -146,6 +106,7 @@ def resume(
         config,
         budget=budget or config.budget,
         devices=devices or config.devices,
+        **begin.moved(config, engine, address, gpus_per_trial),
         data=config.data if data is None else located(os.fspath(data)),
         storage=storage or config.storage,
     )
@@ -204,12 +165,36 @@ def _run(
     watcher: Watcher,
     skipped: frozenset[str] = frozenset(),
 ) -> SearchResult:
-    devices = pick_devices(config.devices)
-    folder = run.folder if run else runs.new_folder(None, "search", f"{space.name}-{devices[0].type}", config.out)
+    place = place_of(
+        config.engine,
+        config.devices,
+        address=config.address,
+        gpus_per_trial=config.gpus_per_trial,
+        before=None if run is None else run.manifest,
+        say=watcher.note,
+    )
+    with closing(place):
+        folder = (
+            run.folder if run else runs.new_folder(None, "search", f"{space.name}-{place.devices[0].type}", config.out)
+        )
+        return _held(config, space, recipe, run, folder, place, watcher, skipped)
+
+
+def _held(
+    config: SearchConfig,
+    space: SearchSpace,
+    recipe: Recipe,
+    run: Run | None,
+    folder: Path,
+    place: Place,
+    watcher: Watcher,
+    skipped: frozenset[str],
+) -> SearchResult:
+    """Search with the folder held, and say of what can be mended how the search goes on."""
     with owned(folder):
         try:
             check_study(run, config.storage)
-            return _owned(config, space, recipe, run, folder, devices, watcher, skipped)
+            return _owned(config, space, recipe, run, folder, place, watcher, skipped)
         except DeviceError as error:
             if not (folder / "manifest.json").exists():
                 raise
@@ -224,18 +209,17 @@ def _owned(
     recipe: Recipe,
     run: Run | None,
     folder: Path,
-    devices: tuple[torch.device, ...],
+    place: Place,
     watcher: Watcher,
     skipped: frozenset[str],
 ) -> SearchResult:
     setup, data = setup_of(config, space, recipe, watcher.packing)
-    check_limits(setup.limits, devices[0])
+    check_limits(setup.limits, place.devices[0])
     reward = Reward(config.w, config.v, float(count(setup.baseline).params))
-    threads = max(1, torch.get_num_threads() // len(devices))
     before = None if run is None else run.manifest
-    steps, doubt = step_mode(config.steps, before, devices[0], setup.baseline, recipe, watcher.waiting)
+    steps, doubt = place.steps(config.steps, before, setup.baseline, recipe, watcher.waiting)
     setup = replace(setup, steps=steps)
-    device = describe_device(devices[0], threads, steps) | recipe.computation(devices[0].type)
+    device = place.describe(steps) | recipe.computation(place.devices[0].type)
     facts = manifest(config, space, setup, data, device, reward)
     facts["remarks"] = [doubt] if doubt else []
     source = None if run is not None or config.warm_start is None else begin.read(config.warm_start, facts)
@@ -286,7 +270,7 @@ def _owned(
         runs.write_text(table_file, table(known).to_csv(index=False))
     live = LiveTable(table_file, known)
     watcher.started(run, data, facts, tuple(known))
-    for remark in (*too_many(config.devices, devices), *run.manifest.get("remarks", ())):
+    for remark in (*too_many(config.devices, place.devices), *run.manifest.get("remarks", ())):
         watcher.note(remark)
     for name in ("warm_start", "enqueue"):
         if name in study.user_attrs:
@@ -310,16 +294,8 @@ def _owned(
         limits=setup.limits,
         costs=costs,
     )
-    engine = engine_for(
-        setup,
-        data,
-        devices,
-        asked=config.devices,
-        threads=threads,
-        checkpoints=run.path(checkpoints.FOLDER),
-        say=watcher.note,
-        waiting=watcher.waiting,
-    )
+    folder_of = run.path(checkpoints.FOLDER)
+    engine = place.engine(setup, data, checkpoints=folder_of, say=watcher.note, waiting=watcher.waiting)
     try:
         found = run_loop(
             study, engine, terms, run, known, on_trial, lambda record, phase: watcher.phase(record, phase, num_phases)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine_stub import BUG, DIE, MENDABLE, StartStub, Stub
+from ray_nodes import engine_on, nodes
 
 from nas import runs
 from nas.engine import Engine, InlineEngine, Job, LocalEngine, PhaseBug, checkpoints
@@ -39,9 +40,15 @@ ENGINES: dict[str, Make] = {"inline": inline, "local": local}
 """A worker is a process that imports torch, seconds each: two of them only where one would not show it."""
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(scope="module")
+def one_node() -> Iterator[Make]:
+    with nodes({"num_cpus": 1}) as cluster:
+        yield lambda folder: engine_on(cluster.address, folder)
+
+
+@pytest.fixture(params=[*sorted(ENGINES), pytest.param("ray", marks=pytest.mark.slow)])
 def make(request: pytest.FixtureRequest) -> Make:
-    return ENGINES[request.param]
+    return ENGINES[request.param] if request.param in ENGINES else request.getfixturevalue("one_node")
 
 
 @contextmanager
@@ -176,27 +183,34 @@ def test_a_phase_that_kills_every_worker_is_given_up(tmp_path: Path, tiny_spec: 
         engine.close()
 
 
-@pytest.mark.parametrize("other", [pytest.param(lambda folder: local(folder, 2), id="local, two workers")])
-def test_every_engine_gives_the_study_of_the_inline_engine(
-    tmp_path: Path, tiny_space: SearchSpace, other: Make, monkeypatch: pytest.MonkeyPatch
+def searched(folder: Path, space: SearchSpace, make: Make, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """Search with a stub, and return what is known of each network, in the order in which the trials ended."""
+    with_run = runs.create(runs.new_folder(None, "search", "stub", folder), "search", {})
+    study = open_study(folder, "stub", sampler="random", pruner="none", seed=0)
+    terms = Terms(space, 3, 3, Reward(0.0, 0.0, 1.0), 2, 8, 50, 0, 2)
+    told: list[TrialRecord] = []
+    with monkeypatch.context() as patch, working(make, folder) as engine:
+        # The stub counts nothing that a score needs.
+        patch.setattr(
+            "nas.search.loop.costs", lambda _: {"step_time_ms": 1.0, "ref_step_time_ms": 1.0, "num_params": 1}
+        )
+        found = run_loop(study, engine, terms, with_run, [], told.append, lambda record, phase: None)
+    assert found == told
+    trained = [record for record in found if record.kind == "trained"]
+    assert len(trained) == len({record.arch_hash for record in trained}) == 8
+    return [(record.arch_hash, record.reward, record.phase_accuracy, record.kind) for record in trained]
+
+
+def test_two_workers_give_the_study_of_the_inline_engine(
+    tmp_path: Path, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With more workers trials end in another order, but the networks and what is known of them are the same."""
+    two = searched(tmp_path / "two", tiny_space, lambda folder: local(folder, 2), monkeypatch)
+    assert sorted(two) == sorted(searched(tmp_path / "inline", tiny_space, inline, monkeypatch))
 
-    def search(name: str, make: Make) -> dict[str, tuple[object, ...]]:
-        folder = tmp_path / name
-        with_run = runs.create(runs.new_folder(None, "search", "stub", folder), "search", {})
-        study = open_study(folder, "stub", sampler="random", pruner="none", seed=0)
-        terms = Terms(tiny_space, 3, 3, Reward(0.0, 0.0, 1.0), 2, 8, 50, 0, 2)
-        told: list[TrialRecord] = []
-        with monkeypatch.context() as patch, working(make, folder) as engine:
-            # The stub counts nothing that a score needs.
-            patch.setattr(
-                "nas.search.loop.costs", lambda _: {"step_time_ms": 1.0, "ref_step_time_ms": 1.0, "num_params": 1}
-            )
-            found = run_loop(study, engine, terms, with_run, [], told.append, lambda record, phase: None)
-        assert found == told
-        trained = [record for record in found if record.kind == "trained"]
-        assert len(trained) == len({record.arch_hash for record in trained}) == 8
-        return {record.arch_hash: (record.reward, record.phase_accuracy, record.kind) for record in trained}
 
-    assert search("other", other) == search("inline", inline)
+def test_one_worker_gives_the_study_of_the_inline_engine_in_its_order(
+    make: Make, tmp_path: Path, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = searched(tmp_path / "one", tiny_space, make, monkeypatch)
+    assert one == searched(tmp_path / "inline", tiny_space, inline, monkeypatch)

@@ -11,8 +11,8 @@ from tiny import TINY_RECIPE, TINY_SPACE, write_images
 from nas import runs
 from nas.errors import RunError, UsageError
 from nas.runs import Run
-from nas.search import search, session
-from nas.search.session import Watcher
+from nas.search import search
+from nas.search.watcher import Watcher
 
 
 def test_a_run_without_graphs_says_so_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def test_a_run_without_graphs_says_so_everywhere(tmp_path: Path, monkeypatch: py
         asked.append(arguments[:2])
         return "eager", "Training steps are done kernel by kernel."
 
-    monkeypatch.setattr(session, "step_mode", mode)
+    monkeypatch.setattr("nas.engine._choice.step_mode", mode)
     result = search(
         space=str(tmp_path / "tiny.yaml"),
         data=str(write_images(tmp_path / "images")),
