@@ -4,10 +4,10 @@ Real searches (`nas.search`: SQLite study, records, trials.csv, printed lines) w
 training: 1 to 256 of them, trials of 0.2, 2 and 10 s (phase 0 and two training phases, a third each, give or take a fifth by
 the network's hash). What is measured is the process that owns the study. Checkpoints, which the workers make, there are none.
 
-- *load*: each number of workers with each length of trial, for a window of wall time, in a process of its own. The rate is of
-  the second half of the window, when all workers have had something; the ideal is workers / seconds. When the window is over
-  the process ends as a killed one does, and the study is read again: a trial that had ended and is not there was lost, a
-  network that cost budget twice was counted twice.
+- *load*: each number of workers with each length of trial, for a window of wall time, in a process of its own. The window begins
+  when all workers have their first trial (how long that took is told); the rate is of its second half; the ideal is workers /
+  seconds. When the window is over the process ends as a killed one does, and the study is read again: a trial that had ended and
+  is not there was lost, a network that cost budget twice was counted twice.
 - *speedup*: the same number of trials by one worker and by two, in turns.
 
     python -m benchmarks.coordinator
@@ -60,8 +60,9 @@ EVER = 10**6
 class Sleepers:
     """An engine whose workers sleep; a phase's result is there when its time has come."""
 
-    def __init__(self, slots: int, seconds: float, until: float) -> None:
-        self.slots, self._seconds, self._until = slots, seconds, until
+    def __init__(self, slots: int, seconds: float, window: float) -> None:
+        self.slots, self._seconds, self._window = slots, seconds, window
+        self.made, self.began = time.monotonic(), 0.0
         self._worker = Worker(StubEvaluator(), None)
         self._due: list[tuple[float, int, Job]] = []
         self.submitted = self.answered = 0
@@ -74,9 +75,11 @@ class Sleepers:
 
     def next(self) -> tuple[Job, PhaseResult]:
         """Wait for the first worker to wake, or end the window."""
+        self.began = self.began or time.monotonic()  # all workers have something by now, and the window begins
         due, _, job = self._due[0]
-        time.sleep(max(0.0, min(due, self._until) - time.monotonic()))
-        if time.monotonic() >= self._until:
+        until = self.began + self._window
+        time.sleep(max(0.0, min(due, until) - time.monotonic()))
+        if time.monotonic() >= until:
             raise TimeoutError
         heapq.heappop(self._due)
         self.answered += 1
@@ -118,7 +121,7 @@ def point(pipe: Connection, run: Path, sampler: str, workers: int, seconds: floa
             asks.append(time.perf_counter() - began)
 
     def engine(*args: Any, **kwargs: Any) -> Sleepers:
-        engines.append(Sleepers(workers, seconds, time.monotonic() + window))
+        engines.append(Sleepers(workers, seconds, window))
         return engines[0]
 
     watcher = _Heard()
@@ -141,9 +144,8 @@ def point(pipe: Connection, run: Path, sampler: str, workers: int, seconds: floa
         mock.patch.object(loop, "ask", ask),
         watcher,
     ):
-        began = time.monotonic()
         session.search(config, watcher=watcher)
-    began = engines[0]._until - window
+    began = engines[0].began
     told = [record for _, record in watcher.ended]
     spent = [moment - began for moment, record in watcher.ended if record.costs_budget]
     half = window / 2
@@ -153,6 +155,7 @@ def point(pipe: Connection, run: Path, sampler: str, workers: int, seconds: floa
             "trials": len(spent),
             "trials_per_s": len(late) / half,
             "last_s": spent[-1] if spent else None,
+            "fill_s": began - engines[0].made,
             "ask_ms": {
                 "median": 1000 * float(np.median(asks)),
                 "p99": 1000 * float(np.quantile(asks, 0.99)),
@@ -211,7 +214,8 @@ def load(setting: argparse.Namespace, content: dict[str, Any], save: Any) -> Non
         print(
             f"{name:26s} {row['trials_per_s']:6.2f} trials/s of {row['ideal_per_s']:7.2f} ({row['share']:4.0%}); ask "
             f"{row['ask_ms']['median']:.0f} ms, p99 {row['ask_ms']['p99']:.0f}; duplicates {row['kinds'].get('duplicate', 0)}, "
-            f"lost {row['lost']}, twice {row['counted_twice']}; {row['rss_mib']:.0f} MiB; load {row['load']}",
+            f"lost {row['lost']}, twice {row['counted_twice']}; filled in {row['fill_s']:.0f} s; {row['rss_mib']:.0f} MiB; "
+            f"load {row['load']}",
             flush=True,
         )
 
