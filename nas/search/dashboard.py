@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ def serve(folder: Path, *, host: str, port: int, say: Callable[[str], object]) -
     from optuna_dashboard import run_server
 
     say(f"dashboard of {folder} ({study.study_name}): http://{host}:{port}  (Ctrl-C ends it)")
+    if not _loopback(host):
+        say(f"note: --host {host} is not this machine alone: who reaches it can read and change the study, unasked.")
     try:
         run_server(study._storage, host=host, port=port)
     except OSError as error:
@@ -85,3 +88,11 @@ def save_plot(folder: Path) -> optuna.Study:
 
 def _ratio(record: TrialRecord) -> float:
     return (record.step_time_ms or 0.0) / (record.ref_step_time_ms or 1.0)
+
+
+def _loopback(host: str) -> bool:
+    """Whether only this machine reaches an address; of a name other than localhost that is not assumed."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
