@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,14 @@ def serve(source: str | Path, *, host: str, port: int, say: Callable[[str], obje
         study = optuna.load_study(study_name=None, storage=optuna.storages.get_storage(storage_url(folder)))
     else:
         study = save_plot(open_search(folder).folder)
+<<<<<<< HEAD
+=======
+    from optuna_dashboard import run_server
+
+    say(f"dashboard of {folder} ({study.study_name}): http://{host}:{port}  (Ctrl-C ends it)")
+    if not _loopback(host):
+        say(f"note: --host {host} is not this machine alone: who reaches it can read and change the study, unasked.")
+>>>>>>> ui
     try:
         _serve(study._storage, f"{folder} ({study.study_name})", host, port, say)
     finally:
@@ -104,3 +113,11 @@ def save_plot(folder: Path) -> optuna.Study:
 
 def _ratio(record: TrialRecord) -> float:
     return (record.step_time_ms or 0.0) / (record.ref_step_time_ms or 1.0)
+
+
+def _loopback(host: str) -> bool:
+    """Whether only this machine reaches an address; of a name other than localhost that is not assumed."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -68,3 +68,20 @@ def test_a_run_that_ends_while_it_is_watched_has_one_file_after_the_watching(
         assert len(said) == 2, "where it is served, and the owner's note"
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal" if still else "delete",)
         assert connection.execute("SELECT count(*) FROM trials").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [("127.0.0.1", 0), ("::1", 0), ("localhost", 0), ("0.0.0.0", 1), ("::", 1), ("10.0.0.7", 1), ("box", 1), ("", 1)],
+)
+def test_an_address_that_others_reach_is_said(
+    tmp_path: Path, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch, host: str, warned: int
+) -> None:
+    search = Search(tmp_path / "run", tiny_space)
+    search.go(StubEvaluator(), 1)
+    monkeypatch.setattr(dashboard, "open_search", runs.open_run)
+    monkeypatch.setattr(dashboard, "save_plot", lambda folder: search_study(storage_url(folder)))
+    monkeypatch.setattr("optuna_dashboard.run_server", lambda storage, **address: None)
+    said: list[str] = []
+    dashboard.serve(search.folder, host=host, port=1, say=said.append)
+    assert sum("can read and change the study" in line for line in said) == warned
