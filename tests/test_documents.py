@@ -49,7 +49,9 @@ def understood(words: str) -> None:
     assert name in cli.commands, f"{words}: no such command"
     command = cli.commands[name]
     context = click.Context(command, info_name=name, resilient_parsing=True)
-    known = {option for parameter in command.get_params(context) for option in parameter.opts + parameter.secondary_opts}
+    known = {
+        option for parameter in command.get_params(context) for option in parameter.opts + parameter.secondary_opts
+    }
     for word in rest:
         option = word.split("=")[0]
         assert not option.startswith("--") or option in known, f"{words}: no option {option}"
