@@ -8,6 +8,7 @@ from nas.report import rerank
 
 
 def main(folder: str) -> None:
+    """Print the trials and the new order."""
     run = nas.load_run(folder)
     print(run.trials.head().to_string())
     print(rerank(run, replace(run.reward, w=-0.03)).table.to_string())

@@ -12,6 +12,7 @@ def main(
     budget: str = "4",
     out: str = "results/example",
 ) -> None:
+    """Search, then print where the run is and how large its winner is."""
     result = nas.search(space=space, data=data, recipe=recipe, budget=int(budget), out=out, devices="cpu")
     network = nas.build(result.winner)
     print(result.run.folder, sum(weights.numel() for weights in network.parameters()))

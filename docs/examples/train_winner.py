@@ -7,6 +7,7 @@ from nas.export import export
 
 
 def main(run: str, data: str = "fashion-mnist-subset", epochs: str = "2", out: str = "results/trained") -> None:
+    """Train, then export and print each check."""
     result = nas.train_network(nas.load_arch(run), data=data, epochs=int(epochs), out=out, device="cpu")
     print(result.val_accuracy, result.val_error)
     for check in export(str(result.run.folder), ["torch"]).checks:
