@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny import TINY_RECIPE, TINY_SPACE
+from tiny import TINY_RECIPE, TINY_SPACE, write_images
 
 import nas
 
@@ -24,12 +24,13 @@ def example(name: str, *arguments: str, cwd: Path) -> str:
 
 def test_the_examples_search_read_train_and_hand_over(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY_SPACE)
+    write_images(tmp_path / "photos")
     (tmp_path / "recipe.yaml").write_text(TINY_RECIPE)
-    example("search.py", "tiny.yaml", "fashion-mnist-subset", "recipe.yaml", "2", "run", cwd=tmp_path)
+    example("search.py", "tiny.yaml", "photos", "recipe.yaml", "2", "run", cwd=tmp_path)
     run = nas.load_run(tmp_path / "run")
     assert len(run.trials) >= 2
     assert "reward" in example("read_run.py", "run", cwd=tmp_path)
-    example("train_winner.py", "run", "fashion-mnist-subset", "1", "trained", cwd=tmp_path)
+    example("train_winner.py", "run", "photos", "4", "trained", cwd=tmp_path)
     assert (tmp_path / "trained" / "export").is_dir()
     assert {path.name for path in EXAMPLES.glob("*.py")} == {"search.py", "read_run.py", "train_winner.py"}
 

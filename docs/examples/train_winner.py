@@ -6,7 +6,7 @@ import nas
 from nas.export import export
 
 
-def main(run: str, data: str = "fashion-mnist-subset", epochs: str = "2", out: str = "results/trained") -> None:
+def main(run: str, data: str = "fashion-mnist-subset", epochs: str = "4", out: str = "results/trained") -> None:
     """Train, then export and print each check."""
     result = nas.train_network(nas.load_arch(run), data=data, epochs=int(epochs), out=out, device="cpu")
     print(result.val_accuracy, result.val_error)
