@@ -48,14 +48,6 @@ def serve(source: str | Path, *, host: str, port: int, say: Callable[[str], obje
         study = optuna.load_study(study_name=None, storage=optuna.storages.get_storage(storage_url(folder)))
     else:
         study = save_plot(open_search(folder).folder)
-<<<<<<< HEAD
-=======
-    from optuna_dashboard import run_server
-
-    say(f"dashboard of {folder} ({study.study_name}): http://{host}:{port}  (Ctrl-C ends it)")
-    if not _loopback(host):
-        say(f"note: --host {host} is not this machine alone: who reaches it can read and change the study, unasked.")
->>>>>>> ui
     try:
         _serve(study._storage, f"{folder} ({study.study_name})", host, port, say)
     finally:
@@ -70,6 +62,8 @@ def _serve(storage: BaseStorage, shown: str, host: str, port: int, say: Callable
     except ImportError:
         raise UsageError(NOT_INSTALLED) from None
     say(f"dashboard of {shown}: http://{host}:{port}  (Ctrl-C ends it)")
+    if not _loopback(host):
+        say(f"note: --host {host} is not this machine alone: who reaches it can read and change the study, unasked.")
     try:
         run_server(storage, host=host, port=port)
     except OSError as error:
