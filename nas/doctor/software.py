@@ -15,7 +15,9 @@ EXTRAS = {
     "dashboard": "watching a run in the browser (nas dashboard)",
     "onnx": "ONNX files and latency under onnxruntime (nas export --format onnx, nas latency)",
     "timm": "a network as a module of timm (nas export --format timm)",
-    "gp": "the sampler of Gaussian processes (nas search --sampler gp)",
+    "gp": "Optuna's sampler of Gaussian processes (nas search --sampler gp)",
+    "postgres": "a study that a team watches in one database (nas search --storage postgresql://...)",
+    "ray": "a search on many machines (nas search --engine ray)",
 }
 """The optional extras that add something for a user, and what."""
 
