@@ -25,7 +25,6 @@ from nas.cost import COSTS, Measurement
 from nas.cost.step_time import Protocol
 from nas.engine import InlineEngine, LocalEngine
 from nas.evaluate import PhaseResult, Setup
-from nas.search import session
 from nas.spec import ArchSpec
 from nas.train import loop, stuck
 from nas.train.loop import PhaseTraining, proportion_error
@@ -186,7 +185,7 @@ def main(words: list[str], environment: dict[str, str]) -> None:
         how, file = environment["FAULT_NETWORK"].split(maxsplit=1)
         with mock.patch.object(loop, "start", start_faulty(how, Path(file))), mock.patch.object(stuck, "LEAST_S", 3.0):
             nas.cli.main(words)
-    with mock.patch.object(session, "engine_for", engine_for):
+    with mock.patch("nas.engine._choice.engine_for", engine_for):
         if "FAULT_SIGNAL" not in environment:
             nas.cli.main(words)
         name, rest = environment["FAULT_SIGNAL"].split(maxsplit=1)
